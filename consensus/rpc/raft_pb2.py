@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63onsensus/rpc/raft.proto\x12\x07mr.raft\"8\n\x08LogEntry\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\x0f\n\x07\x63ommand\x18\x03 \x01(\x0c\"\x15\n\x05\x46rame\x12\x0c\n\x04type\x18\x01 \x01(\r22\n\x04Raft\x12*\n\x04Link\x12\x0e.mr.raft.Frame\x1a\x0e.mr.raft.Frame(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63onsensus/rpc/raft.proto\x12\x07mr.raft\"8\n\x08LogEntry\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\x0f\n\x07\x63ommand\x18\x03 \x01(\x0c\"\xb6\x01\n\x06\x41ppend\x12\x12\n\nprev_index\x18\x01 \x01(\x04\x12\x11\n\tprev_term\x18\x02 \x01(\x04\x12\x0e\n\x06\x63ommit\x18\x03 \x01(\x04\x12\"\n\x07\x65ntries\x18\x04 \x03(\x0b\x32\x11.mr.raft.LogEntry\x12\r\n\x05round\x18\x05 \x01(\x04\x12\x0e\n\x06urgent\x18\x06 \x01(\x08\x12\x15\n\rpromote_index\x18\x07 \x01(\x04\x12\x1b\n\x13promote_incarnation\x18\x08 \x01(\x04\"|\n\x0c\x41ppendAnswer\x12\x0f\n\x07matched\x18\x01 \x01(\x08\x12\x12\n\nnext_index\x18\x02 \x01(\x04\x12\x10\n\x08rejected\x18\x03 \x01(\x04\x12\r\n\x05round\x18\x04 \x01(\x04\x12\x11\n\tnon_voter\x18\x05 \x01(\x08\x12\x13\n\x0bincarnation\x18\x06 \x01(\x04\"S\n\x0bVoteRequest\x12\x12\n\nlast_index\x18\x01 \x01(\x04\x12\x11\n\tlast_term\x18\x02 \x01(\x04\x12\x0b\n\x03pre\x18\x03 \x01(\x08\x12\x10\n\x08transfer\x18\x04 \x01(\x08\"*\n\nVoteAnswer\x12\x0f\n\x07granted\x18\x01 \x01(\x08\x12\x0b\n\x03pre\x18\x02 \x01(\x08\"\x0c\n\nTimeoutNow\"\x7f\n\rSnapshotPiece\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x12\n\nentry_term\x18\x02 \x01(\x04\x12\x0c\n\x04size\x18\x03 \x01(\x04\x12\x10\n\x08\x63hecksum\x18\x04 \x01(\x0c\x12\x0e\n\x06offset\x18\x05 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x06 \x01(\x0c\x12\r\n\x05round\x18\x07 \x01(\x04\"P\n\x0eSnapshotAnswer\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x12\n\nentry_term\x18\x02 \x01(\x04\x12\x0c\n\x04held\x18\x03 \x01(\x04\x12\r\n\x05round\x18\x04 \x01(\x04\"\xe2\x02\n\x05\x46rame\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12!\n\x06\x61ppend\x18\x03 \x01(\x0b\x32\x0f.mr.raft.AppendH\x00\x12.\n\rappend_answer\x18\x04 \x01(\x0b\x32\x15.mr.raft.AppendAnswerH\x00\x12,\n\x0cvote_request\x18\x05 \x01(\x0b\x32\x14.mr.raft.VoteRequestH\x00\x12*\n\x0bvote_answer\x18\x06 \x01(\x0b\x32\x13.mr.raft.VoteAnswerH\x00\x12*\n\x0btimeout_now\x18\x07 \x01(\x0b\x32\x13.mr.raft.TimeoutNowH\x00\x12\x30\n\x0esnapshot_piece\x18\x08 \x01(\x0b\x32\x16.mr.raft.SnapshotPieceH\x00\x12\x32\n\x0fsnapshot_answer\x18\t \x01(\x0b\x32\x17.mr.raft.SnapshotAnswerH\x00\x42\x06\n\x04\x62odyJ\x04\x08\x01\x10\x02\x32\x32\n\x04Raft\x12*\n\x04Link\x12\x0e.mr.raft.Frame\x1a\x0e.mr.raft.Frame(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,8 +33,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_LOGENTRY']._serialized_start=37
   _globals['_LOGENTRY']._serialized_end=93
-  _globals['_FRAME']._serialized_start=95
-  _globals['_FRAME']._serialized_end=116
-  _globals['_RAFT']._serialized_start=118
-  _globals['_RAFT']._serialized_end=168
+  _globals['_APPEND']._serialized_start=96
+  _globals['_APPEND']._serialized_end=278
+  _globals['_APPENDANSWER']._serialized_start=280
+  _globals['_APPENDANSWER']._serialized_end=404
+  _globals['_VOTEREQUEST']._serialized_start=406
+  _globals['_VOTEREQUEST']._serialized_end=489
+  _globals['_VOTEANSWER']._serialized_start=491
+  _globals['_VOTEANSWER']._serialized_end=533
+  _globals['_TIMEOUTNOW']._serialized_start=535
+  _globals['_TIMEOUTNOW']._serialized_end=547
+  _globals['_SNAPSHOTPIECE']._serialized_start=549
+  _globals['_SNAPSHOTPIECE']._serialized_end=676
+  _globals['_SNAPSHOTANSWER']._serialized_start=678
+  _globals['_SNAPSHOTANSWER']._serialized_end=758
+  _globals['_FRAME']._serialized_start=761
+  _globals['_FRAME']._serialized_end=1115
+  _globals['_RAFT']._serialized_start=1117
+  _globals['_RAFT']._serialized_end=1167
 # @@protoc_insertion_point(module_scope)

@@ -1239,3 +1239,49 @@ class SaveSnapshotRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SaveSnapshotRequest: _TypeAlias = SaveSnapshotRequest  # noqa: Y015
+
+@_typing.final
+class ErrorDetail(_message.Message):
+    """What a failed call carries beside its gRPC status, in the trailing metadata "mr-error-bin". mr/errors.py maps both ways."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    NEXT_FIELD_NUMBER: _builtins.int
+    LEADER_FIELD_NUMBER: _builtins.int
+    LEADER_ADDRESS_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    MAYBE_APPLIED_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """class name in mr/errors.py"""
+    message: _builtins.str
+    """one line for people"""
+    next: _builtins.str
+    """what to do about it"""
+    leader: _builtins.str
+    """NotLeader: id of the leader, if known"""
+    leader_address: _builtins.str
+    """and where it listens, as its peers reach it"""
+    code: _builtins.str
+    """Rejected: name of a Cause, or "QUOTA", "DUPLICATE_ID", "CANNOT_PLACE" """
+    maybe_applied: _builtins.bool
+    """indefinite: retry under the same request id"""
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        message: _builtins.str = ...,
+        next: _builtins.str = ...,
+        leader: _builtins.str = ...,
+        leader_address: _builtins.str = ...,
+        code: _builtins.str = ...,
+        maybe_applied: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "kind", b"kind", "leader", b"leader", "leader_address", b"leader_address", "maybe_applied", b"maybe_applied", "message", b"message", "next", b"next"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ErrorDetail: _TypeAlias = ErrorDetail  # noqa: Y015

@@ -172,6 +172,9 @@ class JobSpec(_message.Message):
     NONCE_FIELD_NUMBER: _builtins.int
     INPUT_BYTES_FIELD_NUMBER: _builtins.int
     INPUT_FILES_FIELD_NUMBER: _builtins.int
+    SETUP_FIELD_NUMBER: _builtins.int
+    TEARDOWN_FIELD_NUMBER: _builtins.int
+    FINALIZE_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """chosen by the client before the first try: a retry is the same job"""
     name: _builtins.str
@@ -193,6 +196,11 @@ class JobSpec(_message.Message):
     """content of the file "nonce" in staging: proves that a worker sees the same place"""
     input_bytes: _builtins.int
     input_files: _builtins.int
+    setup: _builtins.str
+    """registered names of the job's hooks; "" = none"""
+    teardown: _builtins.str
+    finalize: _builtins.str
+    """runs once after publication, with the results"""
     @_builtins.property
     def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___Step]:
         """at least one; step k+1 maps over the output of step k, one map per partition"""
@@ -230,10 +238,13 @@ class JobSpec(_message.Message):
         nonce: _builtins.str = ...,
         input_bytes: _builtins.int = ...,
         input_files: _builtins.int = ...,
+        setup: _builtins.str = ...,
+        teardown: _builtins.str = ...,
+        finalize: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "options", b"options", "output", b"output"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["args", b"args", "code_digest", b"code_digest", "env", b"env", "input", b"input", "input_bytes", b"input_bytes", "input_files", b"input_files", "job_file", b"job_file", "job_id", b"job_id", "maps", b"maps", "name", b"name", "nonce", b"nonce", "options", b"options", "output", b"output", "plan_digest", b"plan_digest", "python", b"python", "splits_digest", b"splits_digest", "staging", b"staging", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["args", b"args", "code_digest", b"code_digest", "env", b"env", "finalize", b"finalize", "input", b"input", "input_bytes", b"input_bytes", "input_files", b"input_files", "job_file", b"job_file", "job_id", b"job_id", "maps", b"maps", "name", b"name", "nonce", b"nonce", "options", b"options", "output", b"output", "plan_digest", b"plan_digest", "python", b"python", "setup", b"setup", "splits_digest", b"splits_digest", "staging", b"staging", "steps", b"steps", "teardown", b"teardown"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -675,12 +686,18 @@ class TaskResult(_message.Message):
     DURATION_MS_FIELD_NUMBER: _builtins.int
     PEAK_MEMORY_FIELD_NUMBER: _builtins.int
     SKIPPED_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    MANIFEST_DIGEST_FIELD_NUMBER: _builtins.int
     index_digest: _builtins.bytes
     """map: SHA-256 of the .idx file"""
     consumed_digest: _builtins.bytes
     """reduce: SHA-256 over the winners' attempt numbers it merged (u32 big-endian, map order)"""
     duration_ms: _builtins.int
     peak_memory: _builtins.int
+    note: _builtins.str
+    """COMMIT: what `finalize` returned, bounded to 1 KiB"""
+    manifest_digest: _builtins.bytes
+    """COMMIT: SHA-256 of the manifest"""
     @_builtins.property
     def counters(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """"group:name"; built-in group "mr": records_in, records_out, bytes_in, bytes_out, …"""
@@ -709,10 +726,12 @@ class TaskResult(_message.Message):
         duration_ms: _builtins.int = ...,
         peak_memory: _builtins.int = ...,
         skipped: _abc.Iterable[Global___SkippedRecord] | None = ...,
+        note: _builtins.str = ...,
+        manifest_digest: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["file", b"file"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consumed_digest", b"consumed_digest", "counters", b"counters", "duration_ms", b"duration_ms", "file", b"file", "index_digest", b"index_digest", "partition_bytes", b"partition_bytes", "partition_records", b"partition_records", "peak_memory", b"peak_memory", "skipped", b"skipped"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consumed_digest", b"consumed_digest", "counters", b"counters", "duration_ms", b"duration_ms", "file", b"file", "index_digest", b"index_digest", "manifest_digest", b"manifest_digest", "note", b"note", "partition_bytes", b"partition_bytes", "partition_records", b"partition_records", "peak_memory", b"peak_memory", "skipped", b"skipped"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -119,6 +119,7 @@ class Attach(_message.Message):
     RUNNING_FIELD_NUMBER: _builtins.int
     HELD_FIELD_NUMBER: _builtins.int
     INCARNATION_MS_FIELD_NUMBER: _builtins.int
+    CURSORS_FIELD_NUMBER: _builtins.int
     worker: _builtins.str
     """stable id, kept in work_dir"""
     incarnation: _builtins.str
@@ -151,6 +152,10 @@ class Attach(_message.Message):
     def held(self) -> _containers.RepeatedCompositeFieldContainer[_job_pb2.AttemptId]:
         """map outputs kept, finished and settled"""
 
+    @_builtins.property
+    def cursors(self) -> _containers.RepeatedCompositeFieldContainer[Global___OutputsCursor]:
+        """where this worker is in MapOutputs of the steps it reduces; absent = from 0"""
+
     def __init__(
         self,
         *,
@@ -170,14 +175,40 @@ class Attach(_message.Message):
         running: _abc.Iterable[_job_pb2.AttemptId] | None = ...,
         held: _abc.Iterable[_job_pb2.AttemptId] | None = ...,
         incarnation_ms: _builtins.int = ...,
+        cursors: _abc.Iterable[Global___OutputsCursor] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "cluster_id", b"cluster_id", "held", b"held", "highest_term", b"highest_term", "host", b"host", "incarnation", b"incarnation", "incarnation_ms", b"incarnation_ms", "isolation", b"isolation", "kinds", b"kinds", "labels", b"labels", "memory_bytes", b"memory_bytes", "python", b"python", "running", b"running", "slots", b"slots", "version", b"version", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "cluster_id", b"cluster_id", "cursors", b"cursors", "held", b"held", "highest_term", b"highest_term", "host", b"host", "incarnation", b"incarnation", "incarnation_ms", b"incarnation_ms", "isolation", b"isolation", "kinds", b"kinds", "labels", b"labels", "memory_bytes", b"memory_bytes", "python", b"python", "running", b"running", "slots", b"slots", "version", b"version", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Attach: _TypeAlias = Attach  # noqa: Y015
+
+@_typing.final
+class OutputsCursor(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    job: _builtins.str
+    step: _builtins.int
+    sequence: _builtins.int
+    def __init__(
+        self,
+        *,
+        job: _builtins.str = ...,
+        step: _builtins.int = ...,
+        sequence: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "sequence", b"sequence", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OutputsCursor: _TypeAlias = OutputsCursor  # noqa: Y015
 
 @_typing.final
 class Heartbeat(_message.Message):

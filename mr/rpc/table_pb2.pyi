@@ -587,3 +587,588 @@ class RetryJob(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RetryJob: _TypeAlias = RetryJob  # noqa: Y015
+
+@_typing.final
+class TableSnapshot(_message.Message):
+    """The whole table as bytes. Columns are little-endian arrays, one item a task, so that 200,000 tasks cost a copy, not a walk."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FORMAT_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
+    TERM_FIELD_NUMBER: _builtins.int
+    LEADER_FIELD_NUMBER: _builtins.int
+    NOW_MS_FIELD_NUMBER: _builtins.int
+    UPTIME_MS_FIELD_NUMBER: _builtins.int
+    CLUSTER_VERSION_FIELD_NUMBER: _builtins.int
+    TERM_CLOCK_MS_FIELD_NUMBER: _builtins.int
+    JOBS_FIELD_NUMBER: _builtins.int
+    WORKERS_FIELD_NUMBER: _builtins.int
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    ENDED_FIELD_NUMBER: _builtins.int
+    JOBS_SEEN_FIELD_NUMBER: _builtins.int
+    format: _builtins.int
+    index: _builtins.int
+    term: _builtins.int
+    leader: _builtins.str
+    now_ms: _builtins.int
+    uptime_ms: _builtins.int
+    cluster_version: _builtins.int
+    term_clock_ms: _builtins.int
+    jobs_seen: _builtins.int
+    """numbers acceptances"""
+    @_builtins.property
+    def jobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobSnapshot]: ...
+    @_builtins.property
+    def workers(self) -> _containers.RepeatedCompositeFieldContainer[Global___WorkerSnapshot]: ...
+    @_builtins.property
+    def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___RequestSnapshot]:
+        """oldest first"""
+
+    @_builtins.property
+    def ended(self) -> _containers.RepeatedCompositeFieldContainer[Global___EndedJob]:
+        """forgotten jobs, oldest first"""
+
+    def __init__(
+        self,
+        *,
+        format: _builtins.int = ...,
+        index: _builtins.int = ...,
+        term: _builtins.int = ...,
+        leader: _builtins.str = ...,
+        now_ms: _builtins.int = ...,
+        uptime_ms: _builtins.int = ...,
+        cluster_version: _builtins.int = ...,
+        term_clock_ms: _builtins.int = ...,
+        jobs: _abc.Iterable[Global___JobSnapshot] | None = ...,
+        workers: _abc.Iterable[Global___WorkerSnapshot] | None = ...,
+        requests: _abc.Iterable[Global___RequestSnapshot] | None = ...,
+        ended: _abc.Iterable[Global___EndedJob] | None = ...,
+        jobs_seen: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_version", b"cluster_version", "ended", b"ended", "format", b"format", "index", b"index", "jobs", b"jobs", "jobs_seen", b"jobs_seen", "leader", b"leader", "now_ms", b"now_ms", "requests", b"requests", "term", b"term", "term_clock_ms", b"term_clock_ms", "uptime_ms", b"uptime_ms", "workers", b"workers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TableSnapshot: _TypeAlias = TableSnapshot  # noqa: Y015
+
+@_typing.final
+class JobSnapshot(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class CountersEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class RerunsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class ExcludedEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    SPEC_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
+    SUBMITTED_MS_FIELD_NUMBER: _builtins.int
+    STARTED_MS_FIELD_NUMBER: _builtins.int
+    ENDED_MS_FIELD_NUMBER: _builtins.int
+    SUBMITTED_UPTIME_MS_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    COMMIT_FIELD_NUMBER: _builtins.int
+    CLEANUP_FIELD_NUMBER: _builtins.int
+    COUNTERS_FIELD_NUMBER: _builtins.int
+    RERUNS_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    LEADER_CHANGES_FIELD_NUMBER: _builtins.int
+    MANIFEST_DIGEST_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    FAILED_TASK_FIELD_NUMBER: _builtins.int
+    LIFE_WORKERS_FIELD_NUMBER: _builtins.int
+    LIFE_INCARNATIONS_FIELD_NUMBER: _builtins.int
+    COUNTER_NAMES_FIELD_NUMBER: _builtins.int
+    EXCLUDED_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
+    HISTORY_FIELD_NUMBER: _builtins.int
+    ORDER_FIELD_NUMBER: _builtins.int
+    state: Global___JobState.ValueType
+    reason: _builtins.str
+    owner: _builtins.str
+    request_id: _builtins.str
+    index: _builtins.int
+    """log index of its submit"""
+    submitted_ms: _builtins.int
+    started_ms: _builtins.int
+    ended_ms: _builtins.int
+    submitted_uptime_ms: _builtins.int
+    step: _builtins.int
+    """the current one"""
+    attempts: _builtins.int
+    leader_changes: _builtins.int
+    manifest_digest: _builtins.bytes
+    order: _builtins.int
+    """of acceptance, over the whole life of the cluster"""
+    @_builtins.property
+    def spec(self) -> _job_pb2.JobSpec: ...
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___StepSnapshot]: ...
+    @_builtins.property
+    def commit(self) -> Global___TasksSnapshot: ...
+    @_builtins.property
+    def cleanup(self) -> Global___TasksSnapshot: ...
+    @_builtins.property
+    def counters(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]: ...
+    @_builtins.property
+    def reruns(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]: ...
+    @_builtins.property
+    def failure(self) -> _job_pb2.Failure: ...
+    @_builtins.property
+    def failed_task(self) -> _job_pb2.AttemptId: ...
+    @_builtins.property
+    def life_workers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """the lives of workers that took part: numbers in the columns point here"""
+
+    @_builtins.property
+    def life_incarnations(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def counter_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def excluded(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """worker to the cause's name"""
+
+    @_builtins.property
+    def failures(self) -> _containers.RepeatedCompositeFieldContainer[Global___FailureRecord]: ...
+    @_builtins.property
+    def history(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """serialised JobEvent, oldest first"""
+
+    def __init__(
+        self,
+        *,
+        spec: _job_pb2.JobSpec | None = ...,
+        state: Global___JobState.ValueType = ...,
+        reason: _builtins.str = ...,
+        owner: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        index: _builtins.int = ...,
+        submitted_ms: _builtins.int = ...,
+        started_ms: _builtins.int = ...,
+        ended_ms: _builtins.int = ...,
+        submitted_uptime_ms: _builtins.int = ...,
+        step: _builtins.int = ...,
+        steps: _abc.Iterable[Global___StepSnapshot] | None = ...,
+        commit: Global___TasksSnapshot | None = ...,
+        cleanup: Global___TasksSnapshot | None = ...,
+        counters: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        reruns: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        attempts: _builtins.int = ...,
+        leader_changes: _builtins.int = ...,
+        manifest_digest: _builtins.bytes = ...,
+        failure: _job_pb2.Failure | None = ...,
+        failed_task: _job_pb2.AttemptId | None = ...,
+        life_workers: _abc.Iterable[_builtins.str] | None = ...,
+        life_incarnations: _abc.Iterable[_builtins.str] | None = ...,
+        counter_names: _abc.Iterable[_builtins.str] | None = ...,
+        excluded: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        failures: _abc.Iterable[Global___FailureRecord] | None = ...,
+        history: _abc.Iterable[_builtins.bytes] | None = ...,
+        order: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cleanup", b"cleanup", "commit", b"commit", "failed_task", b"failed_task", "failure", b"failure", "spec", b"spec"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "cleanup", b"cleanup", "commit", b"commit", "counter_names", b"counter_names", "counters", b"counters", "ended_ms", b"ended_ms", "excluded", b"excluded", "failed_task", b"failed_task", "failure", b"failure", "failures", b"failures", "history", b"history", "index", b"index", "leader_changes", b"leader_changes", "life_incarnations", b"life_incarnations", "life_workers", b"life_workers", "manifest_digest", b"manifest_digest", "order", b"order", "owner", b"owner", "reason", b"reason", "request_id", b"request_id", "reruns", b"reruns", "spec", b"spec", "started_ms", b"started_ms", "state", b"state", "step", b"step", "steps", b"steps", "submitted_ms", b"submitted_ms", "submitted_uptime_ms", b"submitted_uptime_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JobSnapshot: _TypeAlias = JobSnapshot  # noqa: Y015
+
+@_typing.final
+class StepSnapshot(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAPS_FIELD_NUMBER: _builtins.int
+    REDUCES_FIELD_NUMBER: _builtins.int
+    LOG_MAP_FIELD_NUMBER: _builtins.int
+    LOG_ATTEMPT_FIELD_NUMBER: _builtins.int
+    LOG_LIFE_FIELD_NUMBER: _builtins.int
+    PARTITION_BYTES_FIELD_NUMBER: _builtins.int
+    PARTITION_RECORDS_FIELD_NUMBER: _builtins.int
+    COUNTED_FIELD_NUMBER: _builtins.int
+    BYTES_DONE_FIELD_NUMBER: _builtins.int
+    log_map: _builtins.bytes
+    log_attempt: _builtins.bytes
+    log_life: _builtins.bytes
+    partition_bytes: _builtins.bytes
+    partition_records: _builtins.bytes
+    counted: _builtins.bytes
+    bytes_done: _builtins.int
+    @_builtins.property
+    def maps(self) -> Global___TasksSnapshot: ...
+    @_builtins.property
+    def reduces(self) -> Global___TasksSnapshot: ...
+    def __init__(
+        self,
+        *,
+        maps: Global___TasksSnapshot | None = ...,
+        reduces: Global___TasksSnapshot | None = ...,
+        log_map: _builtins.bytes = ...,
+        log_attempt: _builtins.bytes = ...,
+        log_life: _builtins.bytes = ...,
+        partition_bytes: _builtins.bytes = ...,
+        partition_records: _builtins.bytes = ...,
+        counted: _builtins.bytes = ...,
+        bytes_done: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["maps", b"maps", "reduces", b"reduces"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_done", b"bytes_done", "counted", b"counted", "log_attempt", b"log_attempt", "log_life", b"log_life", "log_map", b"log_map", "maps", b"maps", "partition_bytes", b"partition_bytes", "partition_records", b"partition_records", "reduces", b"reduces"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StepSnapshot: _TypeAlias = StepSnapshot  # noqa: Y015
+
+@_typing.final
+class TasksSnapshot(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNT_FIELD_NUMBER: _builtins.int
+    STATES_FIELD_NUMBER: _builtins.int
+    NEXT_ATTEMPT_FIELD_NUMBER: _builtins.int
+    WINNER_ATTEMPT_FIELD_NUMBER: _builtins.int
+    WINNER_LIFE_FIELD_NUMBER: _builtins.int
+    USER_FAILURES_FIELD_NUMBER: _builtins.int
+    OTHER_FAILURES_FIELD_NUMBER: _builtins.int
+    LIVE_FIELD_NUMBER: _builtins.int
+    FILE_LENGTHS_FIELD_NUMBER: _builtins.int
+    FILES_FIELD_NUMBER: _builtins.int
+    COUNTER_LENGTHS_FIELD_NUMBER: _builtins.int
+    COUNTERS_FIELD_NUMBER: _builtins.int
+    FAILED_ATTEMPTS_FIELD_NUMBER: _builtins.int
+    BACKUPS_FIELD_NUMBER: _builtins.int
+    count: _builtins.int
+    states: _builtins.bytes
+    next_attempt: _builtins.bytes
+    winner_attempt: _builtins.bytes
+    winner_life: _builtins.bytes
+    user_failures: _builtins.bytes
+    other_failures: _builtins.bytes
+    file_lengths: _builtins.bytes
+    files: _builtins.bytes
+    counter_lengths: _builtins.bytes
+    counters: _builtins.bytes
+    failed_attempts: _builtins.int
+    backups: _builtins.int
+    @_builtins.property
+    def live(self) -> _containers.RepeatedCompositeFieldContainer[Global___LiveAttempt]: ...
+    def __init__(
+        self,
+        *,
+        count: _builtins.int = ...,
+        states: _builtins.bytes = ...,
+        next_attempt: _builtins.bytes = ...,
+        winner_attempt: _builtins.bytes = ...,
+        winner_life: _builtins.bytes = ...,
+        user_failures: _builtins.bytes = ...,
+        other_failures: _builtins.bytes = ...,
+        live: _abc.Iterable[Global___LiveAttempt] | None = ...,
+        file_lengths: _builtins.bytes = ...,
+        files: _builtins.bytes = ...,
+        counter_lengths: _builtins.bytes = ...,
+        counters: _builtins.bytes = ...,
+        failed_attempts: _builtins.int = ...,
+        backups: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backups", b"backups", "count", b"count", "counter_lengths", b"counter_lengths", "counters", b"counters", "failed_attempts", b"failed_attempts", "file_lengths", b"file_lengths", "files", b"files", "live", b"live", "next_attempt", b"next_attempt", "other_failures", b"other_failures", "states", b"states", "user_failures", b"user_failures", "winner_attempt", b"winner_attempt", "winner_life", b"winner_life"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TasksSnapshot: _TypeAlias = TasksSnapshot  # noqa: Y015
+
+@_typing.final
+class LiveAttempt(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    LIFE_FIELD_NUMBER: _builtins.int
+    BACKUP_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
+    STARTED_MS_FIELD_NUMBER: _builtins.int
+    task: _builtins.int
+    number: _builtins.int
+    life: _builtins.int
+    backup: _builtins.bool
+    index: _builtins.int
+    started_ms: _builtins.int
+    def __init__(
+        self,
+        *,
+        task: _builtins.int = ...,
+        number: _builtins.int = ...,
+        life: _builtins.int = ...,
+        backup: _builtins.bool = ...,
+        index: _builtins.int = ...,
+        started_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backup", b"backup", "index", b"index", "life", b"life", "number", b"number", "started_ms", b"started_ms", "task", b"task"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LiveAttempt: _TypeAlias = LiveAttempt  # noqa: Y015
+
+@_typing.final
+class FailureRecord(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    WORKER_FIELD_NUMBER: _builtins.int
+    STARTED_MS_FIELD_NUMBER: _builtins.int
+    ENDED_MS_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    worker: _builtins.str
+    started_ms: _builtins.int
+    ended_ms: _builtins.int
+    failure: _builtins.bytes
+    state: _builtins.str
+    @_builtins.property
+    def attempt(self) -> _job_pb2.AttemptId: ...
+    def __init__(
+        self,
+        *,
+        attempt: _job_pb2.AttemptId | None = ...,
+        worker: _builtins.str = ...,
+        started_ms: _builtins.int = ...,
+        ended_ms: _builtins.int = ...,
+        failure: _builtins.bytes = ...,
+        state: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "ended_ms", b"ended_ms", "failure", b"failure", "started_ms", b"started_ms", "state", b"state", "worker", b"worker"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FailureRecord: _TypeAlias = FailureRecord  # noqa: Y015
+
+@_typing.final
+class WorkerSnapshot(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTACH_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    UNTIL_MS_FIELD_NUMBER: _builtins.int
+    ATTACHED_MS_FIELD_NUMBER: _builtins.int
+    LOST_MS_FIELD_NUMBER: _builtins.int
+    state: Global___WorkerState.ValueType
+    reason: _builtins.str
+    until_ms: _builtins.int
+    attached_ms: _builtins.int
+    lost_ms: _builtins.int
+    @_builtins.property
+    def attach(self) -> Global___AttachWorker: ...
+    def __init__(
+        self,
+        *,
+        attach: Global___AttachWorker | None = ...,
+        state: Global___WorkerState.ValueType = ...,
+        reason: _builtins.str = ...,
+        until_ms: _builtins.int = ...,
+        attached_ms: _builtins.int = ...,
+        lost_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attach", b"attach"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attach", b"attach", "attached_ms", b"attached_ms", "lost_ms", b"lost_ms", "reason", b"reason", "state", b"state", "until_ms", b"until_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WorkerSnapshot: _TypeAlias = WorkerSnapshot  # noqa: Y015
+
+@_typing.final
+class RequestSnapshot(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    WHAT_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    what: _builtins.str
+    subject: _builtins.str
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        what: _builtins.str = ...,
+        subject: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "subject", b"subject", "what", b"what"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RequestSnapshot: _TypeAlias = RequestSnapshot  # noqa: Y015
+
+@_typing.final
+class EndedJob(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class RerunsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class CountersEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    SUBMITTED_MS_FIELD_NUMBER: _builtins.int
+    ENDED_MS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    RERUNS_FIELD_NUMBER: _builtins.int
+    COUNTERS_FIELD_NUMBER: _builtins.int
+    OUTPUT_FIELD_NUMBER: _builtins.int
+    MANIFEST_DIGEST_FIELD_NUMBER: _builtins.int
+    STARTED_MS_FIELD_NUMBER: _builtins.int
+    LEADER_CHANGES_FIELD_NUMBER: _builtins.int
+    QUEUE_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    name: _builtins.str
+    state: Global___JobState.ValueType
+    owner: _builtins.str
+    submitted_ms: _builtins.int
+    ended_ms: _builtins.int
+    reason: _builtins.str
+    attempts: _builtins.int
+    output: _builtins.str
+    manifest_digest: _builtins.bytes
+    started_ms: _builtins.int
+    leader_changes: _builtins.int
+    queue: _builtins.str
+    @_builtins.property
+    def reruns(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]: ...
+    @_builtins.property
+    def counters(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        state: Global___JobState.ValueType = ...,
+        owner: _builtins.str = ...,
+        submitted_ms: _builtins.int = ...,
+        ended_ms: _builtins.int = ...,
+        reason: _builtins.str = ...,
+        attempts: _builtins.int = ...,
+        reruns: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        counters: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        output: _builtins.str = ...,
+        manifest_digest: _builtins.bytes = ...,
+        started_ms: _builtins.int = ...,
+        leader_changes: _builtins.int = ...,
+        queue: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "counters", b"counters", "ended_ms", b"ended_ms", "id", b"id", "leader_changes", b"leader_changes", "manifest_digest", b"manifest_digest", "name", b"name", "output", b"output", "owner", b"owner", "queue", b"queue", "reason", b"reason", "reruns", b"reruns", "started_ms", b"started_ms", "state", b"state", "submitted_ms", b"submitted_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EndedJob: _TypeAlias = EndedJob  # noqa: Y015

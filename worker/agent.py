@@ -13,7 +13,7 @@ only the answer to a re-attach decides (S1-06). Nothing that comes from the netw
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import assert_never
 
 from mr.rpc import job_pb2 as job
@@ -128,8 +128,6 @@ class Agent:
         self._heard_at = 0.0
         self._leave_by = 0.0
         self._swept = False
-        self._first_incarnation = identity.incarnation
-        self._lives = 0
 
     def handle(self, event: Event) -> list[Action]:
         """One event in, the actions that follow from it out, to be carried out in this order."""
@@ -184,7 +182,8 @@ class Agent:
             events.append(report.event)
         if self.leaving is not None:
             events.append(session.WorkerEvent(drain=session.DrainRequest(reason=self.leaving)))
-        return self._send(events)
+        # The first heartbeat says that the report is complete: what the leader misses in it, is not here.
+        return self._send([*events, self._heartbeat()])
 
     def _send(self, events: list[session.WorkerEvent]) -> list[Action]:
         return [Send(self.session, events)] if self.session is not None and events else []
@@ -230,7 +229,9 @@ class Agent:
                 return self._forget(order.index, order.forget.job)
             case "drain":
                 self.draining = order.drain.drain or self.leaving is not None
-                return []
+                if self.leaving is not None and order.drain.drain:
+                    self.held.clear()  # nobody needs them: the leader says so by this order
+                return self._leave_if_idle()
             case "refuse":
                 return self._refused(number, order.refuse)
             case "discard":
@@ -253,23 +254,8 @@ class Agent:
         return actions
 
     def _refused(self, number: int, refuse: session.Refuse) -> list[Action]:
-        if refuse.code == "LOST":
-            return self._begin_again(number, refuse.reason)
         code = EXIT_NOT_ALLOWED if refuse.code == "NOT_ALLOWED" else EXIT_REFUSED
         return [CloseSession(number, refuse.reason), Exit(code, refuse.reason or "refused by the master")]
-
-    def _begin_again(self, number: int, reason: str) -> list[Action]:
-        """Given up for lost: all that this incarnation did is reassigned; a new one starts with nothing."""
-        actions: list[Action] = [KillTask(attempt) for attempt in self.work]
-        actions += [DropJob(name) for name in self.jobs]
-        self.work.clear()
-        self.reports.clear()
-        self.held.clear()
-        self.jobs.clear()
-        self._lives += 1
-        self.identity = replace(self.identity, incarnation=f"{self._first_incarnation}.{self._lives:06}")
-        self.session = None
-        return [*actions, CloseSession(number, f"a new incarnation begins: {reason}")]
 
     # ------------------------------------------------------------ attempts begin
 
@@ -420,7 +406,9 @@ class Agent:
         if known := self.jobs.get(attempt.job):
             known.ended.add(attempt)
         actions: list[Action] = []
-        if report.result is not None:
+        if attempt.kind == job.CLEANUP and not self._busy_with(attempt.job):
+            actions += self._drop_job(attempt.job)
+        elif report.result is not None:
             if not settled.accepted:
                 actions = [DropOutput(attempt, report.staging, report.result)]
             elif attempt.kind == job.MAP and report.shuffled:
@@ -459,11 +447,17 @@ class Agent:
         doomed = [attempt for attempt in self.work if attempt.job == name]
         for attempt in doomed:
             del self.work[attempt]
+        kills = [KillTask(attempt) for attempt in doomed]
+        return [*kills, *self._drop_job(name), *self._advance(), *self._leave_if_idle()]
+
+    def _drop_job(self, name: str) -> list[Action]:
         self.reports = {a: report for a, report in self.reports.items() if a.job != name}
         self.held = {a for a in self.held if a.job != name}
         self.jobs.pop(name, None)
-        kills = [KillTask(attempt) for attempt in doomed]
-        return [*kills, DropJob(name), *self._advance(), *self._leave_if_idle()]
+        return [DropJob(name)]
+
+    def _busy_with(self, name: str) -> bool:
+        return any(a.job == name for a in (*self.work, *self.reports, *self.held))
 
     # ------------------------------------------------------------ time
 

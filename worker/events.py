@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
+from mr import names
 from mr.rpc import job_pb2 as job
 from mr.rpc import session_pb2 as session
 from mr.rpc import task_pb2 as task
@@ -44,8 +45,7 @@ class Attempt(NamedTuple):
         )
 
     def __str__(self) -> str:
-        kind = job.Kind.Name(job.Kind.ValueType(self.kind)).lower()
-        return f"{self.job} {self.step}.{kind}-{self.index}.a{self.number}"
+        return f"{self.job} {names.attempt_name(self.wire())}"
 
 
 def safe_name(name: str) -> bool:

@@ -41,6 +41,7 @@ class Tls:
     ca: Place = None
     cert: Place = None
     key: Place = None
+    insecure: bool = False  # plaintext; only ever to loopback
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -230,11 +230,11 @@ def _parse(hint: Any, raw: Any, folder: Path) -> Any:
     how = getattr(hint, "__metadata__", ("",))[0]
     match how:
         case "size":
-            return units.parse_size(raw)
+            return units.parse_bytes(raw)
         case "duration":
-            return units.parse_duration(raw)
+            return units.parse_seconds(raw)
         case "deadline":
-            return 0.0 if raw == "adaptive" else units.parse_duration(raw)
+            return 0.0 if raw == "adaptive" else units.parse_seconds(raw)
         case "names":
             items = raw.split(",") if isinstance(raw, str) else raw
             return tuple(str(item).strip() for item in items if str(item).strip())

@@ -9,6 +9,11 @@ import re
 
 from mr.errors import Usage
 
+
+class BadUnit(Usage, ValueError):
+    """A text that is no size or no duration."""
+
+
 _SIZE = {"": 1, "B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _SIZE |= {f"{p}iB": 2 ** (10 * (i + 1)) for i, p in enumerate("KMGT")}
 _SIZE |= {f"{p}B": 10 ** (3 * (i + 1)) for i, p in enumerate("KMGT")} | {"kB": 1000, "k": 2**10}
@@ -16,22 +21,22 @@ _DURATION = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0
 _PART = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)")
 
 
-def parse_size(text: str | int) -> int:
-    """`"64MiB"` -> bytes. A bare number is bytes. Raises Usage."""
+def parse_bytes(text: str | int) -> int:
+    """`"64MiB"` -> bytes. A bare number is bytes. Raises BadUnit, a ValueError."""
     match = _PART.fullmatch(str(text).strip())
     if not match or match[2] not in _SIZE:
-        raise Usage(f"{text!r} is not a size", next='write sizes like "64MiB", "1.5GiB" or "200kB"')
+        raise BadUnit(f"{text!r} is not a size", next='write sizes like "64MiB", "1.5GiB" or "200kB"')
     return int(float(match[1]) * _SIZE[match[2]])
 
 
-def parse_duration(text: str | float) -> float:
-    """`"30s"`, `"300ms"`, `"1h30m"` -> seconds. A bare number is seconds. Raises Usage."""
+def parse_seconds(text: str | float) -> float:
+    """`"30s"`, `"300ms"`, `"1h30m"` -> seconds. A bare number is seconds. Raises BadUnit, a ValueError."""
     whole = str(text).strip()
     parts = _PART.findall(whole)
     if not parts or "".join(n + u for n, u in parts) != whole.replace(" ", ""):
-        raise Usage(f"{text!r} is not a duration", next='write durations like "30s", "300ms" or "1h30m"')
+        raise BadUnit(f"{text!r} is not a duration", next='write durations like "30s", "300ms" or "1h30m"')
     if any(unit not in _DURATION for _, unit in parts):
-        raise Usage(f"{text!r} is not a duration", next='units are ms, s, m, h and d: "30s", "1h30m"')
+        raise BadUnit(f"{text!r} is not a duration", next='units are ms, s, m, h and d: "30s", "1h30m"')
     return sum(float(number) * _DURATION[unit] for number, unit in parts)
 
 
@@ -59,7 +64,7 @@ def duration(seconds: float) -> str:
 
 
 def spell_duration(seconds: float) -> str:
-    """The shortest text that `parse_duration` reads back exactly: 0.3 -> `300ms`, 600 -> `10m`."""
+    """The shortest text that `parse_seconds` reads back exactly: 0.3 -> `300ms`, 600 -> `10m`."""
     milliseconds = round(seconds * 1000)
     for unit, each in (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000)):
         if milliseconds and milliseconds % each == 0:
@@ -68,7 +73,7 @@ def spell_duration(seconds: float) -> str:
 
 
 def spell_size(count: int) -> str:
-    """The shortest text that `parse_size` reads back exactly: 67108864 -> `64MiB`."""
+    """The shortest text that `parse_bytes` reads back exactly: 67108864 -> `64MiB`."""
     for unit in ("TiB", "GiB", "MiB", "KiB"):
         if count and count % _SIZE[unit] == 0:
             return f"{count // _SIZE[unit]}{unit}"

@@ -7,6 +7,8 @@ certificate, not by its address (mr/tls.py).
 from __future__ import annotations
 
 import ipaddress
+import socket
+import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +29,7 @@ _OPTIONS: list[tuple[str, Any]] = [
     ("grpc.keepalive_timeout_ms", 5_000),
     # A master that comes back is tried soon: the default waits up to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 3_000),  # in truth the least time to connect in
     ("grpc.max_reconnect_backoff_ms", 1_000),
 ]
 
@@ -105,6 +107,42 @@ def open_aio_channel(address: str, tls: Tls) -> grpc.aio.Channel:
         return grpc.aio.insecure_channel(address, _OPTIONS)
     options = [*_OPTIONS, *certificates.channel_options("master")]
     return grpc.aio.secure_channel(address, _credentials(files), options)
+
+
+def why_unreachable(address: str, tls: Tls, timeout: float = 1.0) -> NotAllowed | None:
+    """After a call has failed: whether certificates are the reason, which gRPC says only now and then.
+
+    Speaks TLS itself. None when the server cannot be reached at all, or when nothing is wrong with TLS.
+    """
+    host, _, port = address.rpartition(":")
+    files = _checked(address, tls)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    try:
+        if files is not None:
+            context.load_verify_locations(files.ca)
+            context.load_cert_chain(files.cert, files.key)
+            context.verify_mode = ssl.CERT_REQUIRED
+        with (
+            socket.create_connection((host.strip("[]"), int(port)), timeout) as raw,
+            context.wrap_socket(raw, server_hostname=certificates.SERVER_NAME) as secure,
+        ):
+            if files is None:
+                return NotAllowed(
+                    f"{address} asks for a certificate",
+                    next="name the folder with ca.pem, client.pem and client.key: MR_TLS__DIR, or [tls] dir",
+                )
+            secure.recv(1)  # a refused certificate is told only after the handshake (TLS 1.3)
+    except ssl.SSLError as error:
+        if files is not None:
+            return NotAllowed(
+                f"{address} and our certificate {files.cert} do not fit: {error.reason or error}",
+                next="both must come from the same `mr tls init`",
+            )
+    except (OSError, ValueError):
+        pass
+    return None
 
 
 def _checked(address: str, tls: Tls) -> certificates.TlsFiles | None:

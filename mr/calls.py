@@ -1,0 +1,179 @@
+"""One call to the cluster, retried under the same request until it is answered or patience ends.
+
+The law: a write carries a request id chosen before its first try, so that repeating it is harmless; only
+errors that a repeat can cure are repeated (NotLeader, Unavailable, CommitUnknown), with caps and jitter.
+Leader hints are followed; a master that does not answer is left for the next one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import itertools
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import tenacity
+
+from mr import channel, errors
+from mr.settings import Tls
+
+if TYPE_CHECKING:
+    import grpc
+
+REPEATABLE = (errors.NotLeader, errors.Unavailable, errors.CommitUnknown)
+TRY_S = 4.0  # one try of one call; a stopped process neither answers nor refuses
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.03, 0.7  # an election takes less than a second
+
+
+class Masters:
+    """The masters of one cluster, as a client sees them. Safe to share between threads."""
+
+    def __init__(self, addresses: Sequence[str], tls: Tls, *, timeout: float = 10.0) -> None:
+        self.addresses = [channel.full_address(address) for address in addresses]
+        self.timeout = timeout  # seconds a call may take, all tries together
+        self.tls = tls
+        self._turn = itertools.cycle(self.addresses)
+        self._target = next(self._turn)
+        self._channels: dict[str, grpc.Channel] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def target(self) -> str:
+        """Whom the next call asks first: the leader, as far as we know."""
+        return self._target
+
+    def call(self, method: str, request: Any, *, timeout: float | None = None) -> Any:
+        """The answer of `method` ("Submit", "Blobs.Have"), repeated for up to `timeout` seconds in all.
+
+        Raises what the cluster said (NotFound, Rejected, NotAllowed, Usage), or after the timeout
+        Unavailable, or CommitUnknown when a try may have taken effect.
+        """
+        return self.repeat(lambda each_s: self._unary(method, request, each_s), timeout=timeout)
+
+    def repeat(self, attempt: Callable[[float], Any], *, timeout: float | None = None) -> Any:
+        """Runs `attempt(seconds it may take)` until it raises nothing that a repeat can cure."""
+        patience = self.timeout if timeout is None else timeout
+        deadline = time.monotonic() + patience
+        policy = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(REPEATABLE),
+            wait=_pause,
+            stop=tenacity.stop_after_delay(patience),
+            sleep=lambda pause: time.sleep(max(0.0, min(pause, deadline - time.monotonic()))),
+            reraise=True,
+        )
+        maybe_applied = False
+        try:
+            for one in policy:
+                with one:
+                    try:
+                        return attempt(max(0.05, min(TRY_S, deadline - time.monotonic())))
+                    except REPEATABLE as error:
+                        maybe_applied = maybe_applied or error.maybe_applied
+                        self._learn(error)
+                        raise
+        except REPEATABLE as error:
+            raise self._final(error, patience, maybe_applied) from None
+        raise AssertionError("the policy ends by an answer or an error")
+
+    def stream(self, method: str, request: Any, *, timeout: float | None = None) -> Iterator[Any]:
+        """The answers of a streaming call, one try: a caller knows from where to go on after an error."""
+        import grpc
+
+        call = self._method(method)(request, timeout=timeout, metadata=identity(self.tls))
+        try:
+            yield from call
+        except grpc.RpcError as failure:
+            error = errors.from_rpc(failure)
+            self._learn(error)
+            raise error from None
+        finally:
+            call.cancel()
+
+    def upload(
+        self, method: str, chunks: Callable[[], Iterator[Any]], *, timeout: float | None = None
+    ) -> Any:
+        """A call that streams `chunks()` up; every try begins anew, and may take all the time there is."""
+        patience = self.timeout if timeout is None else timeout
+        return self.repeat(lambda _: self._unary(method, chunks(), patience), timeout=patience)
+
+    def close(self) -> None:
+        """Closes every channel."""
+        with self._lock:
+            channels, self._channels = self._channels, {}
+        for one in channels.values():
+            one.close()
+
+    def _unary(self, method: str, request: Any, timeout: float) -> Any:
+        import grpc
+
+        try:
+            return self._method(method)(request, timeout=timeout, metadata=identity(self.tls))
+        except grpc.RpcError as failure:
+            raise errors.from_rpc(failure) from None
+
+    def _method(self, method: str) -> Any:
+        from mr.rpc import cluster_pb2_grpc
+
+        service, _, name = method.rpartition(".")
+        stubs = {"": cluster_pb2_grpc.ClusterStub, "Blobs": cluster_pb2_grpc.BlobsStub}
+        with self._lock:
+            address = self._target
+            if address not in self._channels:
+                self._channels[address] = channel.open_channel(address, self.tls)
+            return getattr(stubs[service](self._channels[address]), name)
+
+    def _learn(self, error: errors.Error) -> None:
+        """Where to ask next: the leader that was named, else the next master in turn."""
+        with self._lock:
+            if isinstance(error, errors.NotLeader) and error.address:
+                self._target = channel.full_address(error.address)
+            elif isinstance(error, REPEATABLE):
+                self._target = next(self._turn)
+
+    def _final(self, error: errors.Error, patience: float, maybe_applied: bool) -> errors.Error:
+        if maybe_applied:
+            return errors.CommitUnknown(
+                f"no answer within {patience:g} s; the request may yet take effect",
+                next="ask again under the same id: it is never done twice",
+            )
+        for address in self.addresses:
+            with contextlib.suppress(errors.Usage):
+                refused = channel.why_unreachable(address, self.tls)
+                if refused:
+                    return refused
+        names = ", ".join(self.addresses)
+        if isinstance(error, errors.NotLeader):
+            return errors.Unavailable(
+                f"the masters have no leader (asked {names} for {patience:g} s)",
+                next="a majority must be up: see `mr masters`",
+            )
+        return errors.Unavailable(
+            f"no master answers at {names} (tried for {patience:g} s)",
+            next="say where they are with --masters or MR_MASTERS, or start a cluster here with `mr dev`",
+        )
+
+
+def request_id() -> str:
+    """A new request id: chosen once, sent with every try."""
+    return secrets.token_hex(12)
+
+
+def identity(tls: Tls) -> tuple[tuple[str, str], ...]:
+    """What we claim to be on a plaintext connection; with certificates they alone count."""
+    try:
+        return (("mr-user", getpass.getuser()),) if tls.insecure or not tls.dir else ()
+    except (OSError, KeyError):  # a container without a name for its user
+        return ()
+
+
+def _pause(state: tenacity.RetryCallState) -> float:
+    """Seconds before the next try: none after the first hint to a leader, else growing with full jitter."""
+    error = state.outcome.exception() if state.outcome else None
+    if isinstance(error, errors.NotLeader) and error.address and state.attempt_number < 3:
+        return 0.0
+    grow = tenacity.wait_random_exponential(multiplier=FIRST_PAUSE_S, max=LONGEST_PAUSE_S)
+    return FIRST_PAUSE_S / 3 + grow(state)

@@ -32,7 +32,7 @@ import time
 import zlib
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, overload
 
@@ -63,6 +63,9 @@ class Hard:
     term: int = 0
     vote: str | None = None
     commit: int = 1
+    # False from the return on an empty disk under an old id until that is proven harmless (design.md, section
+    # 10).
+    voter: bool = True
 
 
 @dataclass(slots=True)
@@ -244,6 +247,16 @@ class Journal:
         """Who has this member's vote in the current term."""
         return self._hard.vote
 
+    @property
+    def voter(self) -> bool:
+        """Whether this member may vote and count; False after it came back on an empty disk."""
+        return self._hard.voter
+
+    def set_voter(self, voter: bool) -> None:
+        """Buffers whether this member may vote, like a term."""
+        self._hard.voter = voter
+        self._write_hard()
+
     def setRaftCommitIndex(self, commit: int) -> None:  # noqa: N802 - pysyncobj's name
         """Remembers the commit index; on disk within a second, as Raft can find it out again."""
         if commit != self._hard.commit:
@@ -268,7 +281,7 @@ class Journal:
         return self._log[-1][1] if self._log else 0
 
     def _write_hard(self) -> None:
-        self._batch.hard = Hard(self._hard.term, self._hard.vote, self._hard.commit)
+        self._batch.hard = replace(self._hard)
         self._hard_dirty = False
 
     def _cut_to(self, last: int) -> None:
@@ -290,7 +303,7 @@ def align(journal: Journal, index: int, term: int) -> bool:
     """
     if len(journal):
         first = journal[0][1]
-        if first > index + 1:
+        if first > index:
             raise damaged("log", f"it begins at entry {first}, but the newest snapshot ends at {index}")
         position = index - first
         if 0 <= position < len(journal) and journal[position][2] == term:
@@ -304,7 +317,7 @@ def damaged(what: str, detail: str) -> RefusedToStart:
     return RefusedToStart(
         f"the {what} of this master is damaged: {detail}. It does not start, because a master that forgot an"
         " acknowledged entry or a vote could make the cluster lose one. Move its data directory away"
-        " and start it with --replace: it comes back empty, as a non-voter, and the others bring it up to date."
+        " and start it with --replace: it comes back empty, as a non-voter, and is brought up to date."
     )
 
 
@@ -312,7 +325,7 @@ def damaged(what: str, detail: str) -> RefusedToStart:
 
 _KEY = struct.Struct(">cQ")
 _RECORD = struct.Struct("<IQ")  # checksum of key and rest, term
-_HARD = struct.Struct("<IQQ")  # checksum of the rest, term, commit; then the vote
+_HARD = struct.Struct("<IQQ?")  # checksum of the rest, term, commit, voter; then the vote
 _FIRST, _PAST = _KEY.pack(b"e", 0), _KEY.pack(b"f", 0)
 _HARD_KEY = b"h"
 _WATERMARK = struct.Struct("<QQQQ")  # sequence, current term, last index, its term; then their checksum
@@ -336,18 +349,18 @@ def _read_record(key: bytes, value: bytes) -> Entry:
 
 
 def _hard_record(hard: Hard) -> bytes:
-    rest = _HARD.pack(0, hard.term, hard.commit)[4:] + (
+    rest = _HARD.pack(0, hard.term, hard.commit, hard.voter)[4:] + (
         b"" if hard.vote is None else b"=" + hard.vote.encode()
     )
     return struct.pack("<I", zlib.crc32(rest)) + rest
 
 
 def _read_hard(value: bytes) -> Hard:
-    checksum, term, commit = _HARD.unpack_from(value)
+    checksum, term, commit, voter = _HARD.unpack_from(value)
     if zlib.crc32(value[4:]) != checksum:
         raise ValueError("wrong checksum")
     vote = value[_HARD.size :]
-    return Hard(term, vote[1:].decode() if vote else None, commit)
+    return Hard(term, vote[1:].decode() if vote else None, commit, voter)
 
 
 class RocksStore:

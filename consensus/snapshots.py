@@ -104,6 +104,11 @@ class Receiver:
         """Whether every byte is here."""
         return self.held == self.offer.size
 
+    @property
+    def done(self) -> bool:
+        """Installed or abandoned: of no more use."""
+        return self._file < 0
+
     def write(self, offset: int, data: bytes) -> int:
         """Takes a piece; one that does not begin where it should changes nothing. Returns `held`."""
         if offset == self.held and offset + len(data) <= self.offer.size:
@@ -115,7 +120,10 @@ class Receiver:
         return self.held
 
     def install(self) -> SnapshotFile:
-        """Verifies the whole and makes it the newest. Raises BadSnapshot: start again from nothing."""
+        """Verifies the whole and makes it the newest, unless a newer one is there: returns the newest.
+
+        Raises BadSnapshot (start again from nothing) and JournalFailed.
+        """
         assert self.complete, "a snapshot with a hole is never installed"
         try:
             index, term, _, _, checksum = _verify(self._file, self.offer.size)
@@ -145,22 +153,23 @@ class SnapshotStore:
     def __init__(self, directory: Path) -> None:
         directory.mkdir(mode=0o700, exist_ok=True)
         self._directory = directory
+        self._receiver: Receiver | None = None
         for path in directory.glob("aside-*"):  # what a crash left
             path.unlink()
 
     def latest(self) -> SnapshotFile | None:
         """The newest snapshot, verified. Raises RefusedToStart when it is damaged: its log is gone."""
-        names = [path for path in self._directory.iterdir() if _NAME.fullmatch(path.name)]
-        if not names:
+        newest = self._newest()
+        if newest is None:
             return None
-        newest = max(names, key=lambda path: path.name)
         try:
             return SnapshotFile(newest)
         except (BadSnapshot, OSError) as error:
             raise damaged("snapshot", f"{newest}: {error}") from error
 
     def write(self, snapshot: Snapshot) -> SnapshotFile:
-        """Makes `snapshot` the newest. Any thread, one at a time. Raises JournalFailed."""
+        """Makes `snapshot` the newest, unless a newer one is there: returns the newest. Any thread, but
+        `write` and `install` one at a time. Raises JournalFailed."""
         aside = self._directory / f"aside-write-{snapshot.index}"
         try:
             with open(aside, "wb", opener=_private) as file:
@@ -177,11 +186,27 @@ class SnapshotStore:
         return self._install(aside)
 
     def receive(self, offer: Offer) -> Receiver:
-        """Begins to take a snapshot in pieces. What an earlier receiver took is lost."""
-        return Receiver(offer, self._directory / "aside-receive", self._install)
+        """Begins to take a snapshot in pieces, or goes on with the same; what came of another is lost."""
+        receiver = self._receiver
+        if receiver is None or receiver.offer != offer or receiver.done:
+            if receiver is not None:
+                receiver.abandon()
+            self._receiver = receiver = Receiver(offer, self._directory / "aside-receive", self._install)
+        return receiver
+
+    def _newest(self) -> Path | None:
+        names = (path for path in self._directory.iterdir() if _NAME.fullmatch(path.name))
+        return max(names, key=lambda path: path.name, default=None)
 
     def _install(self, aside: Path) -> SnapshotFile:
         file = SnapshotFile(aside)
+        newest = self._newest()
+        if (
+            newest is not None and int(newest.name[9:29]) >= file.index
+        ):  # one written, one received: they crossed
+            file.close()
+            aside.unlink()
+            return SnapshotFile(newest)
         path = self._directory / f"snapshot-{file.index:020d}-{file.term}.snap"
         try:
             aside.rename(path)

@@ -746,6 +746,7 @@ class JobSnapshot(_message.Message):
     FAILURES_FIELD_NUMBER: _builtins.int
     HISTORY_FIELD_NUMBER: _builtins.int
     ORDER_FIELD_NUMBER: _builtins.int
+    CLEANUP_GIVEN_UP_FIELD_NUMBER: _builtins.int
     state: Global___JobState.ValueType
     reason: _builtins.str
     owner: _builtins.str
@@ -763,6 +764,7 @@ class JobSnapshot(_message.Message):
     manifest_digest: _builtins.bytes
     order: _builtins.int
     """of acceptance, over the whole life of the cluster"""
+    cleanup_given_up: _builtins.bool
     @_builtins.property
     def spec(self) -> _job_pb2.JobSpec: ...
     @_builtins.property
@@ -828,10 +830,11 @@ class JobSnapshot(_message.Message):
         failures: _abc.Iterable[Global___FailureRecord] | None = ...,
         history: _abc.Iterable[_builtins.bytes] | None = ...,
         order: _builtins.int = ...,
+        cleanup_given_up: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cleanup", b"cleanup", "commit", b"commit", "failed_task", b"failed_task", "failure", b"failure", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "cleanup", b"cleanup", "commit", b"commit", "counter_names", b"counter_names", "counters", b"counters", "ended_ms", b"ended_ms", "excluded", b"excluded", "failed_task", b"failed_task", "failure", b"failure", "failures", b"failures", "history", b"history", "index", b"index", "leader_changes", b"leader_changes", "life_incarnations", b"life_incarnations", "life_workers", b"life_workers", "manifest_digest", b"manifest_digest", "order", b"order", "owner", b"owner", "reason", b"reason", "request_id", b"request_id", "reruns", b"reruns", "spec", b"spec", "started_ms", b"started_ms", "state", b"state", "step", b"step", "steps", b"steps", "submitted_ms", b"submitted_ms", "submitted_uptime_ms", b"submitted_uptime_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "cleanup", b"cleanup", "cleanup_given_up", b"cleanup_given_up", "commit", b"commit", "counter_names", b"counter_names", "counters", b"counters", "ended_ms", b"ended_ms", "excluded", b"excluded", "failed_task", b"failed_task", "failure", b"failure", "failures", b"failures", "history", b"history", "index", b"index", "leader_changes", b"leader_changes", "life_incarnations", b"life_incarnations", "life_workers", b"life_workers", "manifest_digest", b"manifest_digest", "order", b"order", "owner", b"owner", "reason", b"reason", "request_id", b"request_id", "reruns", b"reruns", "spec", b"spec", "started_ms", b"started_ms", "state", b"state", "step", b"step", "steps", b"steps", "submitted_ms", b"submitted_ms", "submitted_uptime_ms", b"submitted_uptime_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1017,14 +1020,19 @@ class WorkerSnapshot(_message.Message):
     ATTACH_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
-    UNTIL_MS_FIELD_NUMBER: _builtins.int
     ATTACHED_MS_FIELD_NUMBER: _builtins.int
     LOST_MS_FIELD_NUMBER: _builtins.int
+    EXCLUDED_FIELD_NUMBER: _builtins.int
+    EXCLUDED_REASON_FIELD_NUMBER: _builtins.int
+    EXCLUDED_UNTIL_MS_FIELD_NUMBER: _builtins.int
     state: Global___WorkerState.ValueType
     reason: _builtins.str
-    until_ms: _builtins.int
     attached_ms: _builtins.int
     lost_ms: _builtins.int
+    excluded: _builtins.bool
+    excluded_reason: _builtins.str
+    excluded_until_ms: _builtins.int
+    """outlives the worker's lives"""
     @_builtins.property
     def attach(self) -> Global___AttachWorker: ...
     def __init__(
@@ -1033,13 +1041,15 @@ class WorkerSnapshot(_message.Message):
         attach: Global___AttachWorker | None = ...,
         state: Global___WorkerState.ValueType = ...,
         reason: _builtins.str = ...,
-        until_ms: _builtins.int = ...,
         attached_ms: _builtins.int = ...,
         lost_ms: _builtins.int = ...,
+        excluded: _builtins.bool = ...,
+        excluded_reason: _builtins.str = ...,
+        excluded_until_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attach", b"attach"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attach", b"attach", "attached_ms", b"attached_ms", "lost_ms", b"lost_ms", "reason", b"reason", "state", b"state", "until_ms", b"until_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attach", b"attach", "attached_ms", b"attached_ms", "excluded", b"excluded", "excluded_reason", b"excluded_reason", "excluded_until_ms", b"excluded_until_ms", "lost_ms", b"lost_ms", "reason", b"reason", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,171 @@
+"""Content-addressed blobs on this master's disk: code bundles and split plans, outside the log.
+
+The law: a file under its final name is complete, on disk and hashes to its name. It is written aside, hashed
+on the way, fsynced and renamed, and the folder is fsynced too; what a crash leaves aside is swept at start.
+The sum of all blobs is bounded. No network here: `copies.py` brings blobs to a majority of masters.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import itertools
+import os
+import time
+from collections.abc import AsyncIterator, Iterable
+from io import BufferedWriter
+from pathlib import Path
+
+from mr.errors import NotFound, Rejected, Usage
+
+CHUNK = 1 << 20  # bytes of one message; well below gRPC's limit of 4 MiB
+
+
+class BlobStore:
+    """A folder of blobs. Every method may be called from the loop; disk work is done in threads.
+
+    `limit_bytes` bounds all blobs together and `each_bytes` a single one. Blobs younger than `grace_s` are
+    never swept: their submit may still be on its way.
+    """
+
+    def __init__(self, folder: Path, *, limit_bytes: int, each_bytes: int, grace_s: float = 900.0) -> None:
+        self._folder = folder
+        self._aside = folder / "aside"
+        self._limit = limit_bytes
+        self._each = each_bytes
+        self._grace_s = grace_s
+        self._sizes: dict[bytes, int] = {}
+        self._serial = itertools.count()
+        self._writing = 0  # bytes being written aside
+
+    def open(self) -> None:
+        """Makes the folder, sweeps what a crash left aside, and lists what is there."""
+        self._aside.mkdir(parents=True, exist_ok=True)
+        for left in self._aside.iterdir():
+            left.unlink()
+        for path in self._folder.iterdir():
+            if path.is_file() and len(path.name) == 64:
+                self._sizes[bytes.fromhex(path.name)] = path.stat().st_size
+
+    @property
+    def total_bytes(self) -> int:
+        """Of all blobs, those being written included."""
+        return sum(self._sizes.values()) + self._writing
+
+    def has(self, digest: bytes) -> bool:
+        """Whether the blob is here, complete and on disk."""
+        return digest in self._sizes
+
+    def digests(self) -> set[bytes]:
+        """Everything that is here."""
+        return set(self._sizes)
+
+    def size(self, digest: bytes) -> int:
+        """Bytes. Raises NotFound."""
+        try:
+            return self._sizes[digest]
+        except KeyError:
+            raise NotFound(f"no blob {digest.hex()[:12]} here") from None
+
+    async def put(self, digest: bytes, chunks: AsyncIterator[bytes]) -> None:
+        """Keeps what `chunks` give, if it hashes to `digest`; returns when it is on disk. Raises Usage on a
+        wrong digest, Rejected (QUOTA) beyond a limit.
+        """
+        if len(digest) != 32:
+            raise Usage("a digest is the 32 bytes of a SHA-256")
+        aside = self._aside / f"{digest.hex()}.{next(self._serial)}"
+        written, sha = 0, hashlib.sha256()
+        file = await asyncio.to_thread(aside.open, "wb")
+        try:
+            async for data in chunks:
+                self._admit(written + len(data), len(data))
+                self._writing += len(data)
+                written += len(data)
+                sha.update(data)
+                await asyncio.to_thread(file.write, data)
+            if sha.digest() != digest:
+                raise Usage(f"blob {digest.hex()[:12]}: what arrived ({written} bytes) has another SHA-256")
+            await asyncio.to_thread(_settle, file, aside, self._folder / digest.hex())
+            self._sizes[digest] = written
+        finally:
+            self._writing -= written
+            file.close()
+            aside.unlink(missing_ok=True)
+
+    async def put_bytes(self, data: bytes) -> bytes:
+        """Keeps `data`; returns its digest."""
+        digest = hashlib.sha256(data).digest()
+        if not self.has(digest):
+            await self.put(digest, _pieces(data))
+        return digest
+
+    async def read(self, digest: bytes, offset: int = 0) -> AsyncIterator[bytes]:
+        """The blob from `offset`, in chunks of at most 1 MiB. Raises NotFound."""
+        self.size(digest)
+        with (self._folder / digest.hex()).open("rb") as file:
+            file.seek(offset)
+            while data := await asyncio.to_thread(file.read, CHUNK):
+                yield data
+
+    async def read_all(self, digest: bytes) -> bytes:
+        """The whole blob, checked against its name. Raises NotFound; a damaged one is dropped, so that it is
+        fetched again.
+        """
+        self.size(digest)
+        path = self._folder / digest.hex()
+        data = await asyncio.to_thread(path.read_bytes)
+        if hashlib.sha256(data).digest() != digest:
+            self._drop(digest)
+            raise NotFound(f"blob {digest.hex()[:12]} was damaged on disk and is dropped")
+        return data
+
+    def sweep(self, wanted: Iterable[bytes], now: float | None = None) -> list[bytes]:
+        """Deletes what is not `wanted` and older than the grace; returns it."""
+        now = time.time() if now is None else now
+        unwanted = self.digests() - set(wanted)
+        old = [digest for digest in sorted(unwanted) if now - self._written_at(digest, now) > self._grace_s]
+        for digest in old:
+            self._drop(digest)
+        return old
+
+    def touch(self, digest: bytes) -> None:
+        """Starts the grace again: somebody is about to submit a job that names it."""
+        os.utime(self._folder / digest.hex())
+
+    def _written_at(self, digest: bytes, now: float) -> float:
+        try:
+            return (self._folder / digest.hex()).stat().st_mtime
+        except FileNotFoundError:
+            return now - self._grace_s - 1  # vanished: forget it as well
+
+    def _drop(self, digest: bytes) -> None:
+        (self._folder / digest.hex()).unlink(missing_ok=True)
+        self._sizes.pop(digest, None)
+
+    def _admit(self, size: int, more: int) -> None:
+        if size > self._each:
+            raise Rejected(
+                f"a blob may have {self._each >> 20} MiB", code="QUOTA", next="ship less code with the job"
+            )
+        if self.total_bytes + more > self._limit:
+            raise Rejected(
+                "the masters' blob store is full",
+                code="QUOTA",
+                next="wait until jobs end, or raise its limit",
+            )
+
+
+def _settle(file: BufferedWriter, aside: Path, final: Path) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+    aside.rename(final)
+    folder = os.open(final.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+async def _pieces(data: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(data), CHUNK):
+        yield data[start : start + CHUNK]

@@ -315,3 +315,64 @@ class Frame(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_body) -> _WhichOneofReturnType_body | None: ...
 
 Global___Frame: _TypeAlias = Frame  # noqa: Y015
+
+@_typing.final
+class Identification(_message.Message):
+    """What a member knows of itself before it founds or joins a cluster (consensus/founding.py)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class FoundersEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    MEMBER_FIELD_NUMBER: _builtins.int
+    CLUSTER_ID_FIELD_NUMBER: _builtins.int
+    NONCE_FIELD_NUMBER: _builtins.int
+    FOUNDERS_FIELD_NUMBER: _builtins.int
+    MEMBERS_DIGEST_FIELD_NUMBER: _builtins.int
+    PROTOCOL_FIELD_NUMBER: _builtins.int
+    member: _builtins.str
+    cluster_id: _builtins.str
+    """empty: no cluster yet"""
+    nonce: _builtins.int
+    """drawn once for this disk"""
+    members_digest: _builtins.bytes
+    protocol: _builtins.int
+    @_builtins.property
+    def founders(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """with cluster_id: the disks that founded it"""
+
+    def __init__(
+        self,
+        *,
+        member: _builtins.str = ...,
+        cluster_id: _builtins.str = ...,
+        nonce: _builtins.int = ...,
+        founders: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        members_digest: _builtins.bytes = ...,
+        protocol: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "founders", b"founders", "member", b"member", "members_digest", b"members_digest", "nonce", b"nonce", "protocol", b"protocol"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Identification: _TypeAlias = Identification  # noqa: Y015

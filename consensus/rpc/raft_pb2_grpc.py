@@ -39,12 +39,23 @@ class RaftStub:
                 request_serializer=consensus_dot_rpc_dot_raft__pb2.Frame.SerializeToString,
                 response_deserializer=consensus_dot_rpc_dot_raft__pb2.Frame.FromString,
                 _registered_method=True)
+        self.Identify = channel.unary_unary(
+                '/mr.raft.Raft/Identify',
+                request_serializer=consensus_dot_rpc_dot_raft__pb2.Identification.SerializeToString,
+                response_deserializer=consensus_dot_rpc_dot_raft__pb2.Identification.FromString,
+                _registered_method=True)
 
 
 class RaftServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Link(self, request_iterator, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Identify(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -57,6 +68,11 @@ def add_RaftServicer_to_server(servicer, server):
                     servicer.Link,
                     request_deserializer=consensus_dot_rpc_dot_raft__pb2.Frame.FromString,
                     response_serializer=consensus_dot_rpc_dot_raft__pb2.Frame.SerializeToString,
+            ),
+            'Identify': grpc.unary_unary_rpc_method_handler(
+                    servicer.Identify,
+                    request_deserializer=consensus_dot_rpc_dot_raft__pb2.Identification.FromString,
+                    response_serializer=consensus_dot_rpc_dot_raft__pb2.Identification.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -86,6 +102,33 @@ class Raft:
             '/mr.raft.Raft/Link',
             consensus_dot_rpc_dot_raft__pb2.Frame.SerializeToString,
             consensus_dot_rpc_dot_raft__pb2.Frame.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Identify(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mr.raft.Raft/Identify',
+            consensus_dot_rpc_dot_raft__pb2.Identification.SerializeToString,
+            consensus_dot_rpc_dot_raft__pb2.Identification.FromString,
             options,
             channel_credentials,
             insecure,

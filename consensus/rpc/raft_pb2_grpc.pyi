@@ -34,11 +34,13 @@ class RaftStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> RaftAsyncStub: ...
     Link: _grpc.StreamStreamMultiCallable[_raft_pb2.Frame, _raft_pb2.Frame]
+    Identify: _grpc.UnaryUnaryMultiCallable[_raft_pb2.Identification, _raft_pb2.Identification]
 
 @_typing.type_check_only
 class RaftAsyncStub(RaftStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Link: _aio.StreamStreamMultiCallable[_raft_pb2.Frame, _raft_pb2.Frame]  # type: ignore[assignment]
+    Identify: _aio.UnaryUnaryMultiCallable[_raft_pb2.Identification, _raft_pb2.Identification]  # type: ignore[assignment]
 
 class RaftServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -47,5 +49,12 @@ class RaftServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_raft_pb2.Frame],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_raft_pb2.Frame], _abc.AsyncIterator[_raft_pb2.Frame]]: ...
+
+    @_abc_1.abstractmethod
+    def Identify(
+        self,
+        request: _raft_pb2.Identification,
+        context: _ServicerContext,
+    ) -> _typing.Union[_raft_pb2.Identification, _abc.Awaitable[_raft_pb2.Identification]]: ...
 
 def add_RaftServicer_to_server(servicer: RaftServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -70,7 +70,8 @@ EXIT_DRAINED = 0
 EXIT_NOT_ALLOWED = 4
 EXIT_REFUSED = 5
 
-_NEEDS_CODE = frozenset({job.MAP, job.REDUCE, job.SAMPLE, job.SETUP, job.TEARDOWN, job.MERGE})
+# Publication and clean-up may be repeated when the staging place with its nonce is gone already.
+_PUBLISHING = frozenset({job.COMMIT, job.CLEANUP})
 
 
 @dataclass(slots=True)
@@ -176,7 +177,9 @@ class Agent:
     def _attach(self, number: int) -> list[Action]:
         self.session, self.leader = number, ""
         self._heard_at = self._heartbeat_at = self._now
-        events = [self.identity.attach(self.cluster_id, self.term, self.work, sorted(self.held))]
+        attach = self.identity.attach(self.cluster_id, self.term, self.work, sorted(self.held))
+        attach.attach.cursors.extend(self._cursors())
+        events = [attach]
         for report in self.reports.values():
             report.said_at = self._now
             events.append(report.event)
@@ -276,8 +279,10 @@ class Agent:
         work = self.work[attempt] = _Work(assign)
         if attempt.kind == job.REDUCE:
             work.gather = Gather(assign.maps, known.locations.setdefault(attempt.step, Locations()))
-        if attempt.kind in _NEEDS_CODE and known.code_dir is None:
-            return [*self._prepare(attempt.job, known), *self._advance()]
+        if known.code_dir is None and _needs_code(attempt, known.spec) and not known.preparing:
+            known.preparing = True
+            prepare = PrepareJob(attempt.job, known.spec, attempt.kind not in _PUBLISHING)
+            return [prepare, *self._advance()]
         return self._advance()
 
     def _unfit(self, attempt: Attempt, known: _Job | None) -> tuple[job.Cause.ValueType, str] | None:
@@ -292,12 +297,6 @@ class Agent:
             return job.DISK_FULL, f"only {self._disk_free >> 20} MiB are free in the work dir"
         return None
 
-    def _prepare(self, name: str, known: _Job) -> list[Action]:
-        if known.preparing:
-            return []
-        known.preparing = True
-        return [PrepareJob(name, known.spec)]
-
     def _prepared(self, event: JobPrepared) -> list[Action]:
         if known := self.jobs.get(event.job):
             known.preparing, known.code_dir = False, event.code_dir
@@ -308,7 +307,7 @@ class Agent:
         if known is None or not known.preparing:
             return []
         known.preparing = False
-        waiting = [a for a in self.work if a.job == event.job and a.kind in _NEEDS_CODE]
+        waiting = [a for a in self.work if a.job == event.job and _needs_code(a, known.spec)]
         return [action for a in waiting for action in self._end_failed(a, event.failure)]
 
     def _advance(self) -> list[Action]:
@@ -324,7 +323,7 @@ class Agent:
                 if not work.gather.complete:
                     continue
             known = self.jobs[attempt.job]
-            code_dir = known.code_dir if attempt.kind in _NEEDS_CODE else ""
+            code_dir = known.code_dir if _needs_code(attempt, known.spec) else ""
             if code_dir is None or busy >= self.identity.slots:
                 continue
             busy += 1
@@ -519,6 +518,13 @@ class Agent:
             return []
         return [Exit(EXIT_DRAINED, self.leaving)]
 
+    def _cursors(self) -> list[session.OutputsCursor]:
+        return [
+            session.OutputsCursor(job=name, step=step, sequence=locations.sequence)
+            for name, known in self.jobs.items()
+            for step, locations in known.locations.items()
+        ]
+
     def check(self) -> None:
         """What holds after every event; for tests."""
         assert sum(1 for w in self.work.values() if w.started is not None) <= self.identity.slots
@@ -529,3 +535,7 @@ class Agent:
             assert (work.gather is not None) == (attempt.kind == job.REDUCE)
             if work.started is not None and work.gather is not None:
                 assert work.gather.complete, "a reduce merges before every map output is in hand"
+
+
+def _needs_code(attempt: Attempt, spec: job.JobSpec) -> bool:
+    return attempt.kind not in _PUBLISHING or (attempt.kind == job.COMMIT and bool(spec.finalize))

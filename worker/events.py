@@ -10,17 +10,16 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 from mr import names
-from mr.rpc import job_pb2 as job
-from mr.rpc import session_pb2 as session
-from mr.rpc import task_pb2 as task
+from mr.rpc import job_pb2, session_pb2, task_pb2
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
 
-class Attempt(NamedTuple):
+@dataclass(frozen=True, slots=True, order=True)
+class Attempt:
     """One try at one task. `kind` is a number of the protocol's enum `Kind`."""
 
     job: str
@@ -30,18 +29,18 @@ class Attempt(NamedTuple):
     number: int
 
     @classmethod
-    def of(cls, wire: job.AttemptId) -> Attempt:
+    def of(cls, wire: job_pb2.AttemptId) -> Attempt:
         """The attempt that a message names. Raises ValueError for one that no master would send."""
         t = wire.task
-        if not safe_name(t.job) or t.kind not in job.Kind.values() or wire.number < 1:
+        if not safe_name(t.job) or t.kind not in job_pb2.Kind.values() or wire.number < 1:
             raise ValueError(f"not an attempt: job {t.job!r}, kind {t.kind}, number {wire.number}")
         return cls(t.job, t.step, t.kind, t.index, wire.number)
 
-    def wire(self) -> job.AttemptId:
+    def wire(self) -> job_pb2.AttemptId:
         """The same attempt as a message."""
-        kind = job.Kind.ValueType(self.kind)
-        return job.AttemptId(
-            task=job.TaskId(job=self.job, step=self.step, kind=kind, index=self.index), number=self.number
+        kind = job_pb2.Kind.ValueType(self.kind)
+        return job_pb2.AttemptId(
+            task=job_pb2.TaskId(job=self.job, step=self.step, kind=kind, index=self.index), number=self.number
         )
 
     def __str__(self) -> str:
@@ -75,7 +74,7 @@ class Received:
     """A batch of orders came on a session."""
 
     session: int
-    message: session.MasterMessage
+    message: session_pb2.MasterMessage
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +99,7 @@ class PrepareFailed:
     """This worker cannot run tasks of the job, or not now; `failure.cause` says which."""
 
     job: str
-    failure: job.Failure
+    failure: job_pb2.Failure
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +107,7 @@ class TaskProgress:
     """A task process said how far it is."""
 
     attempt: Attempt
-    progress: session.Progress
+    progress: session_pb2.Progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +115,7 @@ class TaskDone:
     """A task process finished its attempt; what it wrote is durable under the attempt's own name."""
 
     attempt: Attempt
-    result: job.TaskResult
+    result: job_pb2.TaskResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +123,7 @@ class TaskFailed:
     """An attempt failed: the task process said so, or died (and the death is classified)."""
 
     attempt: Attempt
-    failure: job.Failure
+    failure: job_pb2.Failure
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +132,7 @@ class RegionFailure:
 
     map: int
     attempt: int
-    cause: job.Cause.ValueType
+    cause: job_pb2.Cause.ValueType
     message: str
 
 
@@ -143,7 +142,7 @@ class FetchEnded:
 
     reduce: Attempt
     worker: str
-    fetched: Sequence[task.Run]
+    fetched: Sequence[task_pb2.Run]
     failed: Sequence[RegionFailure] = ()
 
 
@@ -196,7 +195,7 @@ class Send:
     """Put these on the session, in this order. Dropped if the session is gone: attach says it all again."""
 
     session: int
-    events: Sequence[session.WorkerEvent]
+    events: Sequence[session_pb2.WorkerEvent]
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +213,7 @@ class Joined:
 
     cluster_id: str
     leader: str
-    peers: Sequence[session.PeerWorker]
+    peers: Sequence[session_pb2.PeerWorker]
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,10 +225,14 @@ class SweepScratch:
 
 @dataclass(frozen=True, slots=True)
 class PrepareJob:
-    """Fetch, verify, unpack the code; check Python and the nonce. Answer `JobPrepared` or `PrepareFailed`."""
+    """Fetch, verify, unpack the code; check Python and, if so told, that this worker sees the staging place.
+
+    Answer `JobPrepared` or `PrepareFailed`.
+    """
 
     job: str
-    spec: job.JobSpec
+    spec: job_pb2.JobSpec
+    check_nonce: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,10 +240,10 @@ class StartTask:
     """Run the attempt in a task process. Answer any `TaskProgress`, then one `TaskDone` or `TaskFailed`."""
 
     attempt: Attempt
-    spec: job.JobSpec
-    assign: session.Assign
+    spec: job_pb2.JobSpec
+    assign: session_pb2.Assign
     code_dir: str
-    runs: Sequence[task.Run] = ()
+    runs: Sequence[task_pb2.Run] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,7 +276,7 @@ class DropOutput:
 
     attempt: Attempt
     staging: str = ""
-    result: job.TaskResult | None = None
+    result: job_pb2.TaskResult | None = None
 
 
 @dataclass(frozen=True, slots=True)

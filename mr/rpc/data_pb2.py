@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from mr.rpc import job_pb2 as mr_dot_rpc_dot_job__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x11mr/rpc/data.proto\x12\x02mr\x1a\x10mr/rpc/job.proto\"_\n\x0c\x46\x65tchRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x0c\n\x04step\x18\x02 \x01(\r\x12\x11\n\tpartition\x18\x03 \x01(\r\x12!\n\x06wanted\x18\x04 \x03(\x0b\x32\x11.mr.SegmentWanted\"=\n\rSegmentWanted\x12\x0b\n\x03map\x18\x01 \x01(\r\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x0e\n\x06offset\x18\x03 \x01(\x04\"\x8a\x01\n\nFetchChunk\x12\x0b\n\x03map\x18\x01 \x01(\r\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x0e\n\x06offset\x18\x03 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x12\x0c\n\x04last\x18\x05 \x01(\x08\x12\x14\n\x0cregion_bytes\x18\x06 \x01(\x04\x12\x1c\n\x07\x66\x61ilure\x18\x07 \x01(\x0b\x32\x0b.mr.Failure\"1\n\x0cProbeRequest\x12\x0e\n\x06target\x18\x01 \x01(\t\x12\x11\n\ton_behalf\x18\x02 \x01(\t\"D\n\nProbeReply\x12\x11\n\treachable\x18\x01 \x01(\x08\x12\x0e\n\x06worker\x18\x02 \x01(\t\x12\x13\n\x0bincarnation\x18\x03 \x01(\t\"d\n\x0eReadLogRequest\x12\x1e\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\r.mr.AttemptId\x12\x0e\n\x06\x66ollow\x18\x02 \x01(\x08\x12\x0e\n\x06offset\x18\x03 \x01(\x04\x12\x12\n\ntail_bytes\x18\x04 \x01(\x04\"5\n\x08LogChunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0b\n\x03\x65nd\x18\x03 \x01(\x08\x32\x95\x01\n\x04\x44\x61ta\x12\x33\n\rFetchSegments\x12\x10.mr.FetchRequest\x1a\x0e.mr.FetchChunk0\x01\x12)\n\x05Probe\x12\x10.mr.ProbeRequest\x1a\x0e.mr.ProbeReply\x12-\n\x07ReadLog\x12\x12.mr.ReadLogRequest\x1a\x0c.mr.LogChunk0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x11mr/rpc/data.proto\x12\x02mr\x1a\x10mr/rpc/job.proto\"_\n\x0c\x46\x65tchRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x0c\n\x04step\x18\x02 \x01(\r\x12\x11\n\tpartition\x18\x03 \x01(\r\x12!\n\x06wanted\x18\x04 \x03(\x0b\x32\x11.mr.SegmentWanted\"=\n\rSegmentWanted\x12\x0b\n\x03map\x18\x01 \x01(\r\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x0e\n\x06offset\x18\x03 \x01(\x04\"\xa9\x01\n\nFetchChunk\x12\x0b\n\x03map\x18\x01 \x01(\r\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x0e\n\x06offset\x18\x03 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x12\x0c\n\x04last\x18\x05 \x01(\x08\x12\x14\n\x0cregion_bytes\x18\x06 \x01(\x04\x12\x1d\n\x05\x62\x61tch\x18\x08 \x03(\x0b\x32\x0e.mr.FetchChunk\x12\x1c\n\x07\x66\x61ilure\x18\x07 \x01(\x0b\x32\x0b.mr.Failure\"1\n\x0cProbeRequest\x12\x0e\n\x06target\x18\x01 \x01(\t\x12\x11\n\ton_behalf\x18\x02 \x01(\t\"D\n\nProbeReply\x12\x11\n\treachable\x18\x01 \x01(\x08\x12\x0e\n\x06worker\x18\x02 \x01(\t\x12\x13\n\x0bincarnation\x18\x03 \x01(\t\"d\n\x0eReadLogRequest\x12\x1e\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\r.mr.AttemptId\x12\x0e\n\x06\x66ollow\x18\x02 \x01(\x08\x12\x0e\n\x06offset\x18\x03 \x01(\x04\x12\x12\n\ntail_bytes\x18\x04 \x01(\x04\"5\n\x08LogChunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0b\n\x03\x65nd\x18\x03 \x01(\x08\x32\x95\x01\n\x04\x44\x61ta\x12\x33\n\rFetchSegments\x12\x10.mr.FetchRequest\x1a\x0e.mr.FetchChunk0\x01\x12)\n\x05Probe\x12\x10.mr.ProbeRequest\x1a\x0e.mr.ProbeReply\x12-\n\x07ReadLog\x12\x12.mr.ReadLogRequest\x1a\x0c.mr.LogChunk0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,15 +37,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SEGMENTWANTED']._serialized_start=140
   _globals['_SEGMENTWANTED']._serialized_end=201
   _globals['_FETCHCHUNK']._serialized_start=204
-  _globals['_FETCHCHUNK']._serialized_end=342
-  _globals['_PROBEREQUEST']._serialized_start=344
-  _globals['_PROBEREQUEST']._serialized_end=393
-  _globals['_PROBEREPLY']._serialized_start=395
-  _globals['_PROBEREPLY']._serialized_end=463
-  _globals['_READLOGREQUEST']._serialized_start=465
-  _globals['_READLOGREQUEST']._serialized_end=565
-  _globals['_LOGCHUNK']._serialized_start=567
-  _globals['_LOGCHUNK']._serialized_end=620
-  _globals['_DATA']._serialized_start=623
-  _globals['_DATA']._serialized_end=772
+  _globals['_FETCHCHUNK']._serialized_end=373
+  _globals['_PROBEREQUEST']._serialized_start=375
+  _globals['_PROBEREQUEST']._serialized_end=424
+  _globals['_PROBEREPLY']._serialized_start=426
+  _globals['_PROBEREPLY']._serialized_end=494
+  _globals['_READLOGREQUEST']._serialized_start=496
+  _globals['_READLOGREQUEST']._serialized_end=596
+  _globals['_LOGCHUNK']._serialized_start=598
+  _globals['_LOGCHUNK']._serialized_end=651
+  _globals['_DATA']._serialized_start=654
+  _globals['_DATA']._serialized_end=803
 # @@protoc_insertion_point(module_scope)

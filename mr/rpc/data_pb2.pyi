@@ -83,6 +83,7 @@ class FetchChunk(_message.Message):
     DATA_FIELD_NUMBER: _builtins.int
     LAST_FIELD_NUMBER: _builtins.int
     REGION_BYTES_FIELD_NUMBER: _builtins.int
+    BATCH_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
     map: _builtins.int
     attempt: _builtins.int
@@ -92,6 +93,10 @@ class FetchChunk(_message.Message):
     last: _builtins.bool
     """of this map's region"""
     region_bytes: _builtins.int
+    @_builtins.property
+    def batch(self) -> _containers.RepeatedCompositeFieldContainer[Global___FetchChunk]:
+        """small pieces in one message: then this one is only their envelope"""
+
     @_builtins.property
     def failure(self) -> _job_pb2.Failure:
         """this map's region can't be served (OUTPUT_LOST, CORRUPT_DATA, DISK_ERROR); others go on"""
@@ -105,11 +110,12 @@ class FetchChunk(_message.Message):
         data: _builtins.bytes = ...,
         last: _builtins.bool = ...,
         region_bytes: _builtins.int = ...,
+        batch: _abc.Iterable[Global___FetchChunk] | None = ...,
         failure: _job_pb2.Failure | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "data", b"data", "failure", b"failure", "last", b"last", "map", b"map", "offset", b"offset", "region_bytes", b"region_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "batch", b"batch", "data", b"data", "failure", b"failure", "last", b"last", "map", b"map", "offset", b"offset", "region_bytes", b"region_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

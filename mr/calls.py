@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 REPEATABLE = (errors.NotLeader, errors.Unavailable, errors.CommitUnknown)
 TRY_S = 4.0  # one try of one call; a stopped process neither answers nor refuses
+_SLOWEST_UPLOAD = 2 * 2**20  # bytes a second that a try may assume, majority's fsync included
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.03, 0.7  # an election takes less than a second
 
 
@@ -80,7 +81,10 @@ class Masters:
         raise AssertionError("the policy ends by an answer or an error")
 
     def stream(self, method: str, request: Any, *, timeout: float | None = None) -> Iterator[Any]:
-        """The answers of a streaming call, one try: a caller knows from where to go on after an error."""
+        """The answers of a streaming call, one try: a caller knows from where to go on after an error.
+
+        Raises WaitTimeout when `timeout` seconds have passed.
+        """
         import grpc
 
         call = self._method(method)(request, timeout=timeout, metadata=identity(self.tls))
@@ -88,17 +92,21 @@ class Masters:
             yield from call
         except grpc.RpcError as failure:
             error = errors.from_rpc(failure)
+            if failure.code() == grpc.StatusCode.DEADLINE_EXCEEDED and not isinstance(
+                error, errors.DeadlineExceeded
+            ):
+                raise errors.WaitTimeout(f"no end within {timeout} s") from None
             self._learn(error)
             raise error from None
         finally:
             call.cancel()
 
-    def upload(
-        self, method: str, chunks: Callable[[], Iterator[Any]], *, timeout: float | None = None
-    ) -> Any:
-        """A call that streams `chunks()` up; every try begins anew, and may take all the time there is."""
-        patience = self.timeout if timeout is None else timeout
-        return self.repeat(lambda _: self._unary(method, chunks(), patience), timeout=patience)
+    def upload(self, method: str, chunks: Callable[[], Iterator[Any]], *, size: int) -> Any:
+        """A call that streams `size` bytes as `chunks()` up; every try begins anew."""
+        each_s = TRY_S + size / _SLOWEST_UPLOAD
+        return self.repeat(
+            lambda _: self._unary(method, chunks(), each_s), timeout=max(self.timeout, 2 * each_s)
+        )
 
     def close(self) -> None:
         """Closes every channel."""
@@ -175,5 +183,6 @@ def _pause(state: tenacity.RetryCallState) -> float:
     error = state.outcome.exception() if state.outcome else None
     if isinstance(error, errors.NotLeader) and error.address and state.attempt_number < 3:
         return 0.0
-    grow = tenacity.wait_random_exponential(multiplier=FIRST_PAUSE_S, max=LONGEST_PAUSE_S)
+    grow = tenacity.wait_random_exponential(multiplier=_SLOWEST_UPLOAD = 2 * 2**20  # bytes a second that a try may assume, majority's fsync included
+FIRST_PAUSE_S, max=LONGEST_PAUSE_S)
     return FIRST_PAUSE_S / 3 + grow(state)

@@ -31,8 +31,6 @@ from mr.causes import CAUSES, Cause, CauseInfo, info
 if TYPE_CHECKING:
     import grpc
 
-    from mr.rpc.job_pb2 import Failure
-
 
 __all__ = [
     "CAUSES",
@@ -53,7 +51,6 @@ __all__ = [
     "Unavailable",
     "Usage",
     "WaitTimeout",
-    "failed_job",
     "from_rpc",
     "info",
     "to_status",
@@ -286,21 +283,3 @@ def _from_detail(detail: Any) -> Error:
             CommitUnknown(detail.message) if detail.maybe_applied else Error(detail.message, next=detail.next)
         )
     return kind(detail.message, next=detail.next)
-
-
-def failed_job(job: str, failure: Failure, *, task: str, story: tuple[str, ...], reason: str = "") -> Error:
-    """The error a FAILED job is raised as."""
-    if int(failure.cause) == Cause.JOB_DEADLINE:
-        return DeadlineExceeded(
-            failure.message or f"the deadline of {job} passed", next=info(failure.cause).next
-        )
-    return JobFailed(
-        reason or failure.message or f"{job} failed",
-        job=job,
-        cause=failure.cause,
-        task=task,
-        traceback=failure.traceback,
-        where=failure.where,
-        input=failure.input,
-        story=story,
-    )

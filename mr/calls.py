@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 REPEATABLE = (errors.NotLeader, errors.Unavailable, errors.CommitUnknown)
 TRY_S = 4.0  # one try of one call; a stopped process neither answers nor refuses
-_SLOWEST_UPLOAD = 2 * 2**20  # bytes a second that a try may assume, majority's fsync included
+_SLOWEST_UPLOAD = 2 * 2**20  # bytes a second that a try may assume
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.03, 0.7  # an election takes less than a second
 
 
@@ -183,6 +183,5 @@ def _pause(state: tenacity.RetryCallState) -> float:
     error = state.outcome.exception() if state.outcome else None
     if isinstance(error, errors.NotLeader) and error.address and state.attempt_number < 3:
         return 0.0
-    grow = tenacity.wait_random_exponential(multiplier=_SLOWEST_UPLOAD = 2 * 2**20  # bytes a second that a try may assume, majority's fsync included
-FIRST_PAUSE_S, max=LONGEST_PAUSE_S)
+    grow = tenacity.wait_random_exponential(multiplier=FIRST_PAUSE_S, max=LONGEST_PAUSE_S)
     return FIRST_PAUSE_S / 3 + grow(state)

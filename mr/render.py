@@ -1,7 +1,7 @@
 """How answers look: a table with stable columns, or JSON. Knows nothing of jobs or workers.
 
-Numbers stand right, words left, columns are two blanks apart, and the header is always there, so that both eyes
-and `awk` can rely on it. Colour only on a terminal, never with NO_COLOR.
+Numbers stand right, words left, columns are two blanks apart, and the header is always there, so that
+both eyes and `awk` can rely on it. Colour only on a terminal, never with NO_COLOR.
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ from mr.rpc.job_pb2 import Failure
 def job(status: pb.JobStatus, *, now_ms: int = 0) -> dict[str, Any]:
     """`mr status --json`, and each element of `mr jobs --json`.
 
-    `reruns` maps a reason to how many finished tasks ran again for it: empty when none did. `attempts` counts all
-    that were started, backups too. `failure` is null unless the job failed.
+    `reruns` maps a reason to how many finished tasks ran again for it: empty when none did. `attempts`
+    counts all that were started, backups too. `failure` is null unless the job failed.
     """
     return {
         "id": status.id,

@@ -32,12 +32,15 @@ PACKAGE = str(Path(__file__).parent) + os.sep
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """A loaded job file: its job and every function by name."""
+    """A loaded job file: its job and every function by name.
+
+    `folder` is where the user's code lies, `data` (an unpacked bundle) where attempts find their data files.
+    """
 
     job: Job
     registry: Registry
-    file: Path
     folder: Path
+    data: Path | None = None
 
 
 class MissingModule(JobFileError):
@@ -70,7 +73,7 @@ def load(file: Path, args: Sequence[str] = (), *, name: str = "", folder: Path |
             raise
         except BaseException as error:  # a class's own code
             raise failed_load(error, file, folder) from error
-    return Code(job, names, file, folder)
+    return Code(job, names, folder)
 
 
 def _forget_modules(folder: Path) -> None:

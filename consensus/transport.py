@@ -1,0 +1,531 @@
+"""Frames from member to member over mutually authenticated gRPC: one stream in each direction, a server of
+its own.
+
+The law: what arrives is from who the certificate says, of that peer's one living process, whole, in order,
+and bounded before it is read. What cannot be delivered is dropped together with the stream, never kept:
+whoever needs an answer asks again. Nothing here knows what a frame means.
+
+`GrpcLink` calls its handler on the thread that calls `poll`, and only there. gRPC's threads touch the inbox
+and one byte on a pipe, no more. `send` never blocks: a peer that does not read costs a bounded queue, and
+then its stream. Snapshot pieces (`bulk`) go only when nothing else waits, so that a heartbeat never stands
+behind more than one.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import os
+import secrets
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import grpc
+from tenacity import RetryError, Retrying, retry_if_exception_type, stop_when_event_set, wait_random
+
+from consensus.config import ReplicaConfig
+from consensus.credentials import channel_credentials, peer_certificate, server_credentials
+from consensus.handshake import Hello, Refused, check, members_digest, read
+from consensus.replica import RefusedToStart
+from consensus.rpc import raft_pb2 as pb
+
+log = logging.getLogger("mr.consensus")
+
+FRAME_BYTES = 16 << 20
+"""The largest frame that is read."""
+_QUEUE_BYTES = 64 << 20  # not yet on the wire, for one peer
+_BULK_BYTES = 2 << 20  # of them, pieces of a snapshot
+_INBOX_BYTES = 64 << 20  # of one peer, not yet taken by `poll`
+_RECONNECT_S = (0.05, 0.2)
+_SERVICE = "mr.raft.Raft"
+
+_COMMON_OPTIONS = (
+    ("grpc.max_receive_message_length", FRAME_BYTES),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_metadata_size", 8192),
+    # A silent partition leaves connections that look alive; with these both ends notice within three seconds.
+    ("grpc.keepalive_time_ms", 1000),
+    ("grpc.keepalive_timeout_ms", 2000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+)
+_SERVER_OPTIONS = (
+    *_COMMON_OPTIONS,
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_concurrent_streams", 8),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 200),
+    ("grpc.http2.max_ping_strikes", 0),
+    ("grpc.server_handshake_timeout_ms", 3000),  # a connection that says nothing is closed
+)
+_CHANNEL_OPTIONS = (
+    *_COMMON_OPTIONS,
+    ("grpc.use_local_subchannel_pool", 1),  # each attempt is a fresh connection, with no back-off but ours
+    ("grpc.min_reconnect_backoff_ms", 1000),  # the time one attempt to connect may take
+    ("grpc.enable_http_proxy", 0),
+)
+
+
+class Handler(Protocol):
+    """Whoever owns the link. Called by `poll` only."""
+
+    def on_up(self, peer: str) -> None:
+        """A new life of the link: the frames that follow are of one process of `peer`, and can reach it."""
+
+    def on_frame(self, peer: str, frame: pb.Frame) -> None:
+        """A frame of `peer`, between its `on_up` and its `on_down`."""
+
+    def on_down(self, peer: str) -> None:
+        """What is sent to `peer` gets lost from here on."""
+
+    def on_reset(self, peer: str) -> None:
+        """A stream from or to `peer` broke: perhaps its process died. May come before or after `on_down`."""
+
+
+class Link(Protocol):
+    """What carries frames. `GrpcLink` in a process, another one in the simulation."""
+
+    def send(self, peer: str, frame: pb.Frame, *, bulk: bool = False) -> bool:
+        """Queues a frame. False when `peer` is down or the queue was full; then nothing of it arrives."""
+
+    def poll(self, handler: Handler) -> None:
+        """Hands over what happened since. Never blocks."""
+
+    def fileno(self) -> int:
+        """Readable when there is something to poll, or somebody called `wake`."""
+
+    def wake(self) -> None:
+        """Makes `fileno` readable. Any thread."""
+
+    def close(self) -> None:
+        """Drops every stream. Idempotent."""
+
+
+@dataclass(slots=True)
+class _Inbound:
+    """One stream from a peer: its life, and the bytes that wait in the inbox."""
+
+    peer: str
+    hello: Hello
+    context: grpc.ServicerContext
+    waiting: int = 0
+    over: bool = False
+
+
+class GrpcLink:
+    """A link over gRPC. Listens from the start; exchanges frames after `open`.
+
+    Raises RefusedToStart when the address is taken, the certificates are unusable, or plaintext would leave
+    loopback.
+    """
+
+    def __init__(
+        self, config: ReplicaConfig, identify: Callable[[pb.Identification], pb.Identification]
+    ) -> None:
+        self._config = config
+        self._identify = identify
+        self._hello = Hello(config.id, secrets.randbits(63), 0, "", members_digest(config.peers))
+        self._peers = dict(config.peers)
+        self._inbox: deque[tuple[Any, ...]] = deque()
+        self._room = threading.Condition()
+        self._inbound: dict[str, _Inbound] = {}
+        self._outbound: dict[str, _Outbound] = {}
+        self._lives: dict[str, int] = {}  # of the peers that are up; poll's thread only
+        self._refused = ""
+        self._pipe = _Pipe()
+        if config.tls is None:
+            _only_loopback(config)
+        self._server, self.address = self._listen()
+
+    def open(self, cluster_id: str) -> None:
+        """Exchanges frames with the other members of `cluster_id` from now on."""
+        hello = replace(self._hello, cluster_id=cluster_id)
+        self._outbound = {peer: _Outbound(self, peer, hello) for peer in self._config.others}
+        self._hello = hello  # from here on streams are let in
+        for outbound in self._outbound.values():
+            outbound.start()
+
+    def move(self, peer: str, address: str) -> None:
+        """`peer` is at `address` from the next connection on."""
+        self._peers[peer] = address
+
+    def ask(self, peer: str, mine: pb.Identification, *, timeout_s: float) -> pb.Identification:
+        """What `peer` knows of itself; blocks. Raises grpc.RpcError."""
+        with self.connect(peer) as channel:
+            call = channel.unary_unary(
+                f"/{_SERVICE}/Identify",
+                request_serializer=pb.Identification.SerializeToString,
+                response_deserializer=pb.Identification.FromString,
+            )
+            answer: pb.Identification = call(mine, timeout=timeout_s)
+            return answer
+
+    def send(self, peer: str, frame: pb.Frame, *, bulk: bool = False) -> bool:
+        """Queues a frame. False when `peer` is down or the queue was full; then nothing of it arrives."""
+        life = self._lives.get(peer)
+        return life is not None and self._outbound[peer].put(life, frame.SerializeToString(), bulk)
+
+    def poll(self, handler: Handler) -> None:
+        """Hands over what happened since. Never blocks."""
+        self._pipe.drain()
+        for _ in range(len(self._inbox)):
+            kind, peer, *rest = self._inbox.popleft()
+            if kind == "frame":
+                self._frame(handler, *rest)
+            elif kind == "up":
+                self._lives[peer] = rest[0]
+                handler.on_up(peer)
+            elif kind == "down":
+                if self._lives.get(peer) == rest[0]:
+                    del self._lives[peer]
+                    handler.on_down(peer)
+                    handler.on_reset(peer)
+            elif self._lives.get(peer) == rest[0]:
+                handler.on_reset(peer)
+
+    def fileno(self) -> int:
+        """Readable when there is something to poll, or somebody called `wake`."""
+        return self._pipe.reader
+
+    def wake(self) -> None:
+        """Makes `fileno` readable. Any thread."""
+        self._pipe.write()
+
+    def close(self) -> None:
+        """Drops every stream. Idempotent."""
+        for outbound in self._outbound.values():
+            outbound.stop()
+        with self._room:
+            for inbound in self._inbound.values():
+                inbound.over = True
+            self._room.notify_all()
+        self._server.stop(None).wait()
+        for outbound in self._outbound.values():
+            outbound.join()
+        self._outbound.clear()
+        self._pipe.close()
+
+    def post(self, *event: Any) -> None:
+        """Puts an event into the inbox. Any thread."""
+        self._inbox.append(event)
+        self._pipe.write()
+
+    def connect(self, peer: str) -> grpc.Channel:
+        """A new connection to `peer`."""
+        address, tls = self._peers[peer], self._config.tls
+        if tls is None:
+            return grpc.insecure_channel(address, _CHANNEL_OPTIONS)
+        name = ("grpc.ssl_target_name_override", f"{peer}.master.{tls.server_name}")
+        return grpc.secure_channel(address, channel_credentials(tls), [*_CHANNEL_OPTIONS, name])
+
+    def _frame(self, handler: Handler, inbound: _Inbound, frame: pb.Frame, size: int) -> None:
+        with self._room:
+            if inbound.waiting > _INBOX_BYTES // 2 >= inbound.waiting - size:
+                self._room.notify_all()
+            inbound.waiting -= size
+            current = self._inbound.get(inbound.peer) is inbound
+        # Frames of a life that we cannot answer yet, or no longer, would have no effect that lasts: let them
+        # go.
+        if current and self._lives.get(inbound.peer) == inbound.hello.life:
+            handler.on_frame(inbound.peer, frame)
+
+    def _listen(self) -> tuple[grpc.Server, str]:
+        tls, listen = self._config.tls, self._config.listen
+        server = grpc.server(
+            futures.ThreadPoolExecutor(4 * len(self._peers) + 8, thread_name_prefix="raft-in"),
+            handlers=[_Service(self._link, self._identify)],
+            options=_SERVER_OPTIONS,
+            maximum_concurrent_rpcs=4 * len(self._peers) + 8,
+        )
+        try:
+            port = (
+                server.add_secure_port(listen, server_credentials(tls))
+                if tls
+                else server.add_insecure_port(listen)
+            )
+        except RuntimeError as error:
+            raise RefusedToStart(
+                f"cannot listen on {listen} for the other masters: is it taken? ({error})"
+            ) from error
+        server.start()
+        return server, f"{listen.rpartition(':')[0]}:{port}"
+
+    def _link(self, frames: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+        """Serves one stream from a peer, on a thread of gRPC's, to its end."""
+        try:
+            hello = read(context.invocation_metadata())
+            check(
+                self._hello,
+                hello,
+                self._peers,
+                peer_certificate(context.auth_context()) if self._config.tls else None,
+            )
+            inbound = self._admit(hello, context)
+        except Refused as error:
+            self._say_refused(str(error), context.peer())
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
+        context.send_initial_metadata(self._hello.metadata())
+        self._outbound[hello.member].hurry(hello.life)
+        try:
+            for data in frames:
+                if not self._take(inbound, data):
+                    break
+        except Exception:  # noqa: S110 - gRPC raises a bare Exception when the stream breaks
+            pass
+        if self._inbound.get(hello.member) is inbound:
+            self.post("reset", hello.member, hello.life)
+        return iter(())
+
+    def _say_refused(self, reason: str, address: str) -> None:
+        """Once, not at every attempt."""
+        if reason != self._refused:
+            log.warning("refused a link from %s: %s", address, reason)
+        self._refused = reason
+
+    def _admit(self, hello: Hello, context: grpc.ServicerContext) -> _Inbound:
+        """The newest stream of a peer wins (hazard 11): an older one is retired, a late one refused."""
+        with self._room:
+            older = self._inbound.get(hello.member)
+            if older is not None and older.hello.life == hello.life and older.hello.session > hello.session:
+                raise Refused("a newer stream of this process is open already")
+            if older is not None:
+                older.over = True
+                older.context.cancel()
+                self._room.notify_all()
+            inbound = self._inbound[hello.member] = _Inbound(hello.member, hello, context)
+        return inbound
+
+    def _take(self, inbound: _Inbound, data: bytes) -> bool:
+        """Puts one frame into the inbox; waits while too much is there, which slows the sender down."""
+        try:
+            frame = pb.Frame.FromString(data)
+        except Exception as error:
+            log.warning("%s sent a frame that is none: %s", inbound.peer, error)
+            return False
+        with self._room:
+            self._room.wait_for(lambda: inbound.over or inbound.waiting <= _INBOX_BYTES)
+            inbound.waiting += len(data)
+        if not inbound.over:
+            self.post("frame", inbound.peer, inbound, frame, len(data))
+        return not inbound.over
+
+
+class _Service(grpc.GenericRpcHandler):
+    """The methods of proto/raft.proto; frames pass as bytes: they are counted before they are decoded."""
+
+    def __init__(self, link: Any, identify: Callable[[pb.Identification], pb.Identification]) -> None:
+        self._methods = {
+            f"/{_SERVICE}/Link": grpc.stream_stream_rpc_method_handler(link),
+            f"/{_SERVICE}/Identify": grpc.unary_unary_rpc_method_handler(
+                lambda request, _: identify(request),
+                request_deserializer=pb.Identification.FromString,
+                response_serializer=pb.Identification.SerializeToString,
+            ),
+        }
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """The handler of a method, if it is one of ours."""
+        return self._methods.get(details.method)
+
+
+class _Broken(Exception):
+    """A stream ended; try again."""
+
+
+class _Outbound:
+    """The stream to one peer, opened again whenever it breaks. One thread."""
+
+    def __init__(self, link: GrpcLink, peer: str, hello: Hello) -> None:
+        self._link = link
+        self._peer = peer
+        self._hello = hello
+        self._life = 0  # of the peer, while up
+        self._queue = _Queue()
+        self._stopped = threading.Event()
+        self._again = threading.Event()
+        self._call: Any = None
+        self._refusal = ""
+        self._thread = threading.Thread(target=self._run, name=f"raft-out-{peer}", daemon=True)
+
+    def start(self) -> None:
+        """Connects, and again, until `stop`."""
+        self._thread.start()
+
+    def put(self, life: int, frame: bytes, bulk: bool) -> bool:
+        """Queues a frame for one life of the peer; a queue full of what is no bulk breaks the stream."""
+        queue = self._queue
+        if life != self._life:
+            return False
+        if queue.put(frame, bulk):
+            return True
+        if not bulk:
+            self._cancel()
+        return False
+
+    def hurry(self, life: int) -> None:
+        """The peer has just connected to us: if we are not connected to that process, try now."""
+        if life != self._life:
+            self._again.set()
+
+    def stop(self) -> None:
+        """Drops the stream and does not come back."""
+        self._stopped.set()
+        self._again.set()
+        self._cancel()
+
+    def join(self) -> None:
+        """Waits until the thread has ended."""
+        self._thread.join()
+
+    def _run(self) -> None:
+        retrying = Retrying(
+            retry=retry_if_exception_type(_Broken),
+            wait=wait_random(*_RECONNECT_S),
+            stop=stop_when_event_set(self._stopped),
+            sleep=self._pause,
+        )
+        try:
+            retrying(self._stream)
+        except RetryError:
+            pass
+
+    def _pause(self, seconds: float) -> None:
+        self._again.wait(seconds)
+        self._again.clear()
+
+    def _stream(self) -> None:
+        """One connection, from its attempt to its end. Always raises _Broken."""
+        self._queue = queue = _Queue()
+        self._hello = hello = replace(self._hello, session=self._hello.session + 1)
+        with self._link.connect(self._peer) as channel:
+            method: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(f"/{_SERVICE}/Link")
+            self._call = call = method(iter(queue.get, None), metadata=hello.metadata())
+            if self._stopped.is_set():
+                call.cancel()
+            try:
+                theirs = read(call.initial_metadata() or ())
+                self._life = theirs.life
+                self._link.post("up", self._peer, theirs.life)
+                for _ in call:
+                    pass
+            except (grpc.RpcError, Refused):
+                pass
+            finally:
+                queue.close()
+                self._report(call)
+                if self._life:
+                    self._link.post("down", self._peer, self._life)
+                    self._life = 0
+        raise _Broken
+
+    def _report(self, call: Any) -> None:
+        """Says once why the peer does not want us; that it is not there is no news."""
+        refusal = call.details() if call.code() is grpc.StatusCode.FAILED_PRECONDITION else ""
+        if refusal and refusal != self._refusal:
+            log.warning("master %s refuses our link: %s", self._peer, refusal)
+        self._refusal = refusal
+
+    def _cancel(self) -> None:
+        call = self._call
+        if call is not None:
+            call.cancel()
+
+
+class _Queue:
+    """Frames that wait for the wire: bounded, and bulk only when nothing else waits."""
+
+    def __init__(self) -> None:
+        self._frames: deque[bytes] = deque()
+        self._bulk: deque[bytes] = deque()
+        self._bytes = self._bulk_bytes = 0
+        self._closed = False
+        self._changed = threading.Condition()
+
+    def put(self, frame: bytes, bulk: bool) -> bool:
+        """False when there is no room, or the stream has ended."""
+        with self._changed:
+            if self._closed or (self._bulk_bytes > _BULK_BYTES if bulk else self._bytes > _QUEUE_BYTES):
+                return False
+            if bulk:
+                self._bulk.append(frame)
+                self._bulk_bytes += len(frame)
+            else:
+                self._frames.append(frame)
+                self._bytes += len(frame)
+            self._changed.notify()
+            return True
+
+    def get(self) -> bytes | None:
+        """The next frame; blocks. None when the stream has ended."""
+        with self._changed:
+            while not (self._frames or self._bulk or self._closed):
+                self._changed.wait()
+            if self._closed:
+                return None
+            if self._frames:
+                frame = self._frames.popleft()
+                self._bytes -= len(frame)
+            else:
+                frame = self._bulk.popleft()
+                self._bulk_bytes -= len(frame)
+            return frame
+
+    def close(self) -> None:
+        """Forgets what waits."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+
+class _Pipe:
+    """Wakes a thread that sleeps in poll(2). At most one byte is under way."""
+
+    def __init__(self) -> None:
+        self.reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._rung = False
+        self._lock = threading.Lock()
+
+    def write(self) -> None:
+        """Any thread."""
+        if self._rung:
+            return
+        with self._lock:
+            if not self._rung and self._writer >= 0:
+                self._rung = True
+                os.write(self._writer, b"\0")
+
+    def drain(self) -> None:
+        """Before looking at what there is, so that nothing that comes later is missed."""
+        with self._lock:
+            if self._rung:
+                os.read(self.reader, 16)
+                self._rung = False
+
+    def close(self) -> None:
+        """Idempotent."""
+        with self._lock:
+            if self._writer >= 0:
+                os.close(self._writer)
+                os.close(self.reader)
+                self._writer = -1
+
+
+def _only_loopback(config: ReplicaConfig) -> None:
+    """Plaintext proves nothing about a peer, so it may not leave this host. Raises RefusedToStart."""
+    for address in (config.listen, *config.peers.values()):
+        host = address.rpartition(":")[0].strip("[]")
+        try:
+            # No host means every address of this one.
+            found = {info[4][0] for info in socket.getaddrinfo(host or "::", None)}
+        except OSError as error:
+            raise RefusedToStart(f"cannot resolve {host}: {error}") from error
+        if not all(ipaddress.ip_address(str(one).partition("%")[0]).is_loopback for one in found):
+            raise RefusedToStart(
+                f"{address} is not on loopback, and --insecure is for loopback only;"
+                " make certificates with: mr tls init"
+            )
+    log.warning("the masters of this cluster talk in plaintext: anyone on this host can take part")

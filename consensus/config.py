@@ -1,7 +1,9 @@
-"""What one replica is told at its start: who the members are, where state lies, how patient and how large it may be.
+"""What one replica is told at its start: who the members are, where state lies, how patient and how large
+it may be.
 
-Frozen. Units stand in the names; the relations between the numbers are asserted, because a wrong one is not slow but
-unsafe or never elects. `timing` and `limits` must be equal on all members only where a comment says so.
+Frozen. Units stand in the names; the relations between the numbers are asserted, because a wrong one is not
+slow but unsafe or never elects. `timing` and `limits` must be equal on all members only where a comment
+says so.
 """
 
 from __future__ import annotations
@@ -18,18 +20,21 @@ class Timing:
     # Equal on all members: the lease below is only as good as the least patient voter.
     election_min_s: float = 0.3
     election_max_s: float = 0.6
-    # A leader that a majority has not answered for this long (counted from when it *sent* what they answered) steps
-    # down. Not longer than `election_min_s`: no voter elects another before that, so two never lead at once for long.
+    # A leader that a majority has not answered for this long (counted from when it *sent* what they
+    # answered) steps down. Not longer than `election_min_s`: no voter elects another before that, so two
+    # never lead at once for long.
     lease_s: float = 0.3
-    # After a connection reset the survivors ask for votes at once, one after another in the order of their ids, so
-    # that they do not split the vote.
+    # After a connection reset the survivors ask for votes at once, one after another in the order of their
+    # ids, so that they do not split the vote.
     reset_step_s: float = 0.03
     # A repeat of a snapshot piece or a probe for which no answer came.
     retry_s: float = 0.25
 
     def __post_init__(self) -> None:
         assert 0 < 3 * self.heartbeat_s <= self.election_min_s < self.election_max_s
-        assert self.heartbeat_s < self.lease_s <= self.election_min_s, "a lease must end before anyone else is elected"
+        assert self.heartbeat_s < self.lease_s <= self.election_min_s, (
+            "a lease must end before anyone else is elected"
+        )
         assert 0 < self.reset_step_s < self.election_min_s
 
 
@@ -48,7 +53,8 @@ class Limits:
     window_pieces: int = 4
     compact_bytes: int = 64 << 20  # of commands in the log before a snapshot is taken
     compact_entries: int = 200_000
-    # After a snapshot this many entries stay in the log, so that a follower that is a little late needs no snapshot.
+    # After a snapshot this many entries stay in the log, so that a follower that is a little late needs no
+    # snapshot.
     keep_entries: int = 20_000
 
     def __post_init__(self) -> None:
@@ -78,11 +84,11 @@ class ReplicaConfig:
     tls: Tls | None = None  # None: plaintext, accepted on loopback only
     timing: Timing = field(default_factory=Timing)
     limits: Limits = field(default_factory=Limits)
-    # The index and the SHA-256 (hex, a prefix of 12 digits or more) of a committed command that `apply` chokes on and
-    # that every member is told to skip.
+    # The index and the SHA-256 (hex, a prefix of 12 digits or more) of a committed command that `apply`
+    # chokes on and that every member is told to skip.
     refuse_entry: tuple[int, str] | None = None
-    # An empty data_dir normally founds a cluster, if every peer is empty too. With `replace` it comes back under an
-    # old id as a non-voter instead, and votes again when that is proven safe.
+    # An empty data_dir normally founds a cluster, if every peer is empty too. With `replace` it comes back
+    # under an old id as a non-voter instead, and votes again when that is proven safe.
     replace: bool = False
     reserve_bytes: int = 64 << 20  # free disk space below which a replica does not start voting
     seed: int | None = None  # of the election timeouts; None: from the system

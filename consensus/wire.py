@@ -1,11 +1,13 @@
 """Raft's messages on the wire and back. Pure; knows the shape of a message and nothing of its meaning.
 
-pysyncobj's messages are dictionaries; the fence adds keys of its own. `encode` and `decode` are inverse for every
-message that the fence lets out. A frame that is no message of ours decodes to `Malformed`, never to a guess.
+pysyncobj's messages are dictionaries; the fence adds keys of its own. `encode` and `decode` are inverse for
+every message that the fence lets out. A frame that is no message of ours decodes to `Malformed`, never to a
+guess.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from consensus.rpc import raft_pb2 as pb
@@ -28,7 +30,8 @@ class Malformed(Exception):
 
 def encode(message: Message) -> pb.Frame:
     """The frame of a message. Raises KeyError when a field is missing: a bug on this side."""
-    return _ENCODE[message["type"]](message)
+    encoder: Callable[[Message], pb.Frame] = _ENCODE[message["type"]]
+    return encoder(message)
 
 
 def decode(frame: pb.Frame) -> Message:
@@ -36,7 +39,7 @@ def decode(frame: pb.Frame) -> Message:
     body = frame.WhichOneof("body")
     if body is None:
         raise Malformed("a frame without a body")
-    message = _DECODE[body](getattr(frame, body))
+    message: Message = _DECODE[body](getattr(frame, body))
     message["term"] = frame.term
     return message
 

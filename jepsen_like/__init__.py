@@ -1,0 +1,1 @@
+"""Attacks a running cluster from outside and judges what it did. Talks to it as a client does."""

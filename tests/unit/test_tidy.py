@@ -128,7 +128,9 @@ def test_what_decides_is_pure(name: str) -> None:
             broken += [node.module] if node.module.split(".")[0] in BANNED_MODULES else []
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in BANNED_CALLS:
             broken.append(f"{node.func.id}() in line {node.lineno}")
-    assert not broken, {name: BANNED_MODULES.get(name.split(".")[0], "this file acts on nothing") for name in broken}
+    assert not broken, {
+        name: BANNED_MODULES.get(name.split(".")[0], "this file acts on nothing") for name in broken
+    }
 
 
 def test_generated_code_is_fresh() -> None:
@@ -139,7 +141,9 @@ def test_generated_code_is_fresh() -> None:
 
 
 def test_proto_is_the_only_thing_in_proto() -> None:
-    assert not [label(path) for path in tracked("") if label(path).startswith("proto/") and path.suffix != ".proto"]
+    assert not [
+        label(path) for path in tracked("") if label(path).startswith("proto/") and path.suffix != ".proto"
+    ]
 
 
 def test_every_silenced_warning_says_why() -> None:
@@ -149,7 +153,9 @@ def test_every_silenced_warning_says_why() -> None:
             for token in tokenize.tokenize(stream.readline):
                 if token.type != tokenize.COMMENT:
                     continue
-                mark = re.search(r"#\s*(noqa(:\s*[A-Z0-9, ]+)?|type:\s*ignore(\[[^\]]*\])?)(.*)", token.string)
+                mark = re.search(
+                    r"#\s*(noqa(:\s*[A-Z0-9, ]+)?|type:\s*ignore(\[[^\]]*\])?)(.*)", token.string
+                )
                 if mark and len(mark.group(4).strip(" #-:")) < len("a reason"):
                     bare.append(f"{label(path)}:{token.start[0]} {token.string}")
     assert not bare
@@ -158,9 +164,15 @@ def test_every_silenced_warning_says_why() -> None:
 def test_no_commit_names_a_machine() -> None:
     """No absolute home of a checkout, no package index host, no lock file that holds one."""
     found = []
-    for path in tracked(".py", ".md", ".toml", ".txt", ".cfg", ".yaml", ".yml", ".sh", "Makefile", "run", ".proto"):
+    for path in tracked(
+        ".py", ".md", ".toml", ".txt", ".cfg", ".yaml", ".yml", ".sh", "Makefile", "run", ".proto"
+    ):
         text = path.read_text(errors="replace")
-        found += [label(path) for bad in (str(ROOT) + "/", "--index-" + "url", "--extra-index-" + "url") if bad in text]
+        found += [
+            label(path)
+            for bad in (str(ROOT) + "/", "--index-" + "url", "--extra-index-" + "url")
+            if bad in text
+        ]
     assert not found
 
 

@@ -192,7 +192,12 @@ class Handle:
         return status
 
     def follow(
-        self, after: int = 0, *, tasks: bool = False, deadline: float | None = None
+        self,
+        after: int = 0,
+        *,
+        tasks: bool = False,
+        deadline: float | None = None,
+        on_break: Callable[[], None] | None = None,
     ) -> Iterator[JobEvent]:
         """The job's events from log index `after` on, until its end, across leader changes.
 
@@ -224,6 +229,8 @@ class Handle:
                     raise errors.WaitTimeout(f"{self.id} goes on; waiting for it timed out") from None
             except REPEATABLE:
                 breaks += 1
+                if on_break:
+                    on_break()
                 if breaks > _BREAKS:
                     raise
                 self.status()  # waits for a leader, with the patience of any call
@@ -244,7 +251,7 @@ class Handle:
         from mr import output
 
         status = self.wait()
-        yield from output.open_results(Path(status.output))
+        yield from output.open_results(status.spec.output)
 
     def counters(self) -> dict[str, int]:
         """Counters of the winning attempts, "group:name" to value (P-10)."""

@@ -64,3 +64,12 @@ def _can_bind(address: str) -> bool:
         except OSError:
             return False
         return True
+
+
+def names_loopback(authority: str) -> bool:
+    """Whether a Host header means this machine by a loopback address or as localhost; nothing is resolved."""
+    host = authority.rpartition(":")[0] if authority.rpartition(":")[2].isdigit() else authority
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -33,7 +33,6 @@ class Machine:
     def __init__(self, table: TaskTable) -> None:
         self.table = table
         self.applied = 0  # index of the last applied entry
-        self.restores = 0
         self._listeners: list[Callable[[AppliedEntry], None]] = []
         self._on_restore: list[Callable[[], None]] = []
 
@@ -45,20 +44,21 @@ class Machine:
         if restored:
             self._on_restore.append(restored)
 
-    def apply(self, index: int, command: bytes) -> list[list[Event]]:
+    def apply(self, index: int, command: bytes) -> AppliedEntry:
         """Applies one entry; one list of events per command. Bytes that are no entry change nothing, on every
         replica alike.
         """
         try:
             entry = pb.Entry.FromString(command)
         except DecodeError:
-            return [[Refused(reason=f"entry {index} is not readable by this release")]]
+            unread = Refused(reason=f"entry {index} is not readable by this release")
+            return AppliedEntry(index, pb.Entry(), [[unread]])
         results = self.table.apply(index, entry)
         self.applied = index
         applied = AppliedEntry(index, entry, results)
         for listener in self._listeners:
             listener(applied)
-        return results
+        return applied
 
     def snapshot(self) -> Callable[[], bytes]:
         """Copies the table now; the function it returns serialises the copy on another thread."""
@@ -68,6 +68,6 @@ class Machine:
         """Replaces the table."""
         self.table.restore(data)
         self.table.check()
-        self.restores += 1
+        self.applied = self.table.index
         for restored in self._on_restore:
             restored()

@@ -1,0 +1,111 @@
+"""Who the masters are and how they fare: this one's own row, the others' asked with little patience, and one
+sentence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import grpc
+
+from consensus.replica import Replica, ReplicaStatus
+from master.config import MasterConfig, Peer
+from master.peers import Peers
+from mr.errors import from_rpc
+from mr.rpc import cluster_pb2 as pb
+
+_PATIENCE_S = 1.0
+_UP = frozenset({"leader", "follower", "candidate", "non-voter", "waiting"})
+_VOTING = frozenset({"leader", "follower", "candidate"})
+
+
+class Masters:
+    """Rows of `mr masters`. `http` is where this master's pages are, or empty."""
+
+    def __init__(self, config: MasterConfig, replica: Replica, peers: Peers, version: str) -> None:
+        self._config = config
+        self._replica = replica
+        self._peers = peers
+        self._version = version
+        self._began = time.monotonic()
+        self.http = ""
+
+    def own(self) -> pb.MasterInfo:
+        """This master."""
+        status = self._replica.status()
+        return pb.MasterInfo(
+            id=self._config.id,
+            address=self._config.advertise,
+            role=status.role,
+            term=status.term,
+            commit=status.commit,
+            applied=status.applied,
+            lag=max(0, status.commit - status.applied),
+            disk_ms=status.disk_s * 1000,
+            version=self._version,
+            up_ms=int((time.monotonic() - self._began) * 1000),
+            cluster_id=status.cluster_id,
+            note=status.note,
+            http=self.http,
+            raft_address=self._config.me.raft_address,
+            log_entries=status.log_entries,
+            snapshot_index=status.snapshot,
+            memory_bytes=resident_bytes(),
+        )
+
+    async def all(self) -> pb.MasterList:
+        """Every configured master; one that does not answer in a second is down."""
+        own = self.own()
+        rows = [own, *await asyncio.gather(*(self._ask(peer) for peer in self._config.others))]
+        rows.sort(key=lambda row: row.id)
+        commit = max(row.commit for row in rows)
+        for row in rows:
+            if row.role in _UP:
+                row.lag = max(0, commit - row.applied)
+        return pb.MasterList(masters=rows, note=standing(rows))
+
+    async def _ask(self, peer: Peer) -> pb.MasterInfo:
+        try:
+            stub = self._peers.cluster(peer)
+            answer = await stub.ListMasters(pb.ListMastersRequest(local_only=True), timeout=_PATIENCE_S)
+        except grpc.aio.AioRpcError as error:
+            return down(peer, self._replica.status(), str(from_rpc(error)))
+        return answer.masters[0]
+
+
+def down(peer: Peer, status: ReplicaStatus, why: str) -> pb.MasterInfo:
+    """The row of a master that does not answer us; whether consensus still hears it is part of the note."""
+    seen = status.peers.get(peer.id)
+    heard = "; its Raft port is connected" if seen and seen.connected else ""
+    return pb.MasterInfo(
+        id=peer.id,
+        address=peer.address,
+        raft_address=peer.raft_address,
+        role="down",
+        note=f"{why}{heard}"[:200],
+    )
+
+
+def standing(rows: Sequence[pb.MasterInfo]) -> str:
+    """One sentence: how many are up and how many more may go. `rows` are all configured masters."""
+    total, majority = len(rows), len(rows) // 2 + 1
+    voting = sum(row.role in _VOTING for row in rows)
+    up = sum(row.role in _UP for row in rows)
+    said = f"{up} of {total} up"
+    if voting < majority:
+        missing = majority - voting
+        back = "is" if missing == 1 else "are"
+        return f"{said}: no majority, nothing is accepted until {missing} more {back} back"
+    if not any(row.role == "leader" for row in rows):
+        return f"{said}: no leader at the moment, an election should take under a second"
+    return f"{said}: works, can lose {voting - majority} more"
+
+
+def resident_bytes() -> int:
+    """Memory of this process."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")

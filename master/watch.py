@@ -1,0 +1,172 @@
+"""Events as they happen: history first, then live, for as many watchers as are allowed.
+
+The law: a watcher costs bounded memory. One that does not keep up is ended with a note and comes back with
+the index it has seen; nothing is lost by that, because events are a function of the log and its indexes are
+the same on every master. So watching works on followers, and goes on across leader changes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+
+from master import views
+from master.events import Event, Refused, job_of
+from master.leader import Leader
+from master.machine import AppliedEntry
+from master.task_table import TaskTable
+from mr.errors import Rejected, Unavailable
+from mr.rpc import cluster_pb2 as pb
+
+_RING = 20_000  # recent events of all jobs, for those who want task events of the past
+_QUEUE = 2_000  # events that a watcher may lag behind
+_PROGRESS_S = 0.5
+
+
+class Watcher:
+    """What one watcher is still to be told."""
+
+    def __init__(self) -> None:
+        self._queue: deque[tuple[int, int, Event]] = deque()
+        self._arrived = asyncio.Event()
+        self.lost = False
+
+    def put(self, item: tuple[int, int, Event]) -> None:
+        """Queues one event; beyond the bound the watcher is lost."""
+        if len(self._queue) >= _QUEUE:
+            self.lose()
+        elif not self.lost:
+            self._queue.append(item)
+            self._arrived.set()
+
+    def lose(self) -> None:
+        """It has missed something: its stream must end."""
+        self.lost = True
+        self._queue.clear()
+        self._arrived.set()
+
+    async def take(self, timeout_s: float) -> list[tuple[int, int, Event]]:
+        """What has arrived; empty after `timeout_s` without anything."""
+        if not self._arrived.is_set():
+            try:
+                await asyncio.wait_for(self._arrived.wait(), timeout_s)
+            except TimeoutError:
+                return []
+        self._arrived.clear()
+        taken = list(self._queue)
+        self._queue.clear()
+        return taken
+
+
+class Watch:
+    """All watchers of this replica. `leader` gives what the leader knows beside the table, if we lead."""
+
+    def __init__(self, table: TaskTable, leader: Callable[[], Leader | None], *, limit: int) -> None:
+        self._table = table
+        self._leader = leader
+        self._limit = limit
+        self._watchers: dict[str, set[Watcher]] = {}
+        self._count = 0
+        self._ring: deque[tuple[int, int, Event]] = deque(maxlen=_RING)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def applied(self, applied: AppliedEntry) -> None:
+        """Hands the entry's events to the ring and to whoever watches."""
+        at_ms = applied.entry.now_ms
+        for event in (event for events in applied.results for event in events):
+            if isinstance(event, Refused):
+                continue
+            item = (applied.index, at_ms, event)
+            self._ring.append(item)
+            if not self._watchers:
+                continue
+            job = job_of(event)
+            groups = [self._watchers.get(job, ())] if job else self._watchers.values()
+            for watcher in (watcher for group in groups for watcher in group):
+                watcher.put(item)
+
+    def restored(self) -> None:
+        """The table has jumped: what the ring and the watchers hold has a gap."""
+        self._ring.clear()
+        for group in self._watchers.values():
+            for watcher in group:
+                watcher.lose()
+
+    def history(self, job: str, after: int, *, tasks: bool) -> list[pb.JobEvent]:
+        """Past events of a job with an index above `after`: the significant ones, and with `tasks` what else
+        the ring still has.
+        """
+        recent = [item for item in self._ring if job_of(item[2]) in ("", job)] if self._ring else []
+        horizon = recent[0][0] if recent else 1 << 62
+        known = self._table.jobs.get(job)
+        old = [event for event in (known.events() if known else ()) if after < event.index < horizon]
+        return old + [
+            _proto(item) for item in recent if item[0] > after and _wanted(item[2], job, tasks=tasks)
+        ]
+
+    async def stream(self, job: str, after: int, *, follow: bool, tasks: bool) -> AsyncIterator[pb.JobEvent]:
+        """History, then live until the job ends; the last event carries the status. Raises Unavailable when
+        lost.
+        """
+        with self._watching(job) as watcher:
+            events = self.history(job, after, tasks=tasks)
+            shown = b""
+            while True:
+                for event in events:
+                    after = max(after, event.index)
+                    yield event
+                status = views.job_status(self._table, job, self._leader())
+                if status is None or not follow or status.state in views.TERMINAL:
+                    if status is not None:
+                        yield pb.JobEvent(type="Status", text=status.reason, status=status)
+                    return
+                if (now := _fingerprint(status)) != shown:
+                    shown = now
+                    yield pb.JobEvent(type="Progress", text=status.reason, status=status)
+                items = await watcher.take(_PROGRESS_S)
+                if watcher.lost:
+                    raise Unavailable(f"this watcher fell behind: watch again after index {after}")
+                events = [
+                    _proto(item) for item in items if item[0] > after and _wanted(item[2], job, tasks=tasks)
+                ]
+
+    @contextmanager
+    def _watching(self, job: str) -> Iterator[Watcher]:
+        if self._count >= self._limit:
+            raise Rejected(
+                f"this master already serves {self._limit} watchers",
+                code="QUOTA",
+                next="watch on another master",
+            )
+        watcher = Watcher()
+        self._watchers.setdefault(job, set()).add(watcher)
+        self._count += 1
+        try:
+            yield watcher
+        finally:
+            self._count -= 1
+            self._watchers[job].discard(watcher)
+            if not self._watchers[job]:
+                del self._watchers[job]
+
+
+def _wanted(event: Event, job: str, *, tasks: bool) -> bool:
+    return job_of(event) in ("", job) and (tasks or event.significant)
+
+
+def _proto(item: tuple[int, int, Event]) -> pb.JobEvent:
+    index, at_ms, event = item
+    return views.event_to_proto(event, index, at_ms)
+
+
+def _fingerprint(status: pb.JobStatus) -> bytes:
+    """Equal while a watcher would see nothing new."""
+    return (
+        b"".join(step.SerializeToString() for step in status.steps)
+        + bytes([status.state])
+        + status.reason.encode()
+    )

@@ -528,6 +528,8 @@ class _Watermark:
         self._sequence, self._term, self._last, self._last_term = self._read(path, create)
         self._written_at = time.monotonic()
         self._dirty = False
+        if create:
+            self.write()
 
     def check(self, hard: Hard, entries: list[Entry]) -> None:
         """Raises RefusedToStart when less is there than was durable."""

@@ -4,19 +4,33 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+
+import grpc
 
 from consensus.config import ReplicaConfig
+from consensus.datadir import DataDir
+from consensus.founding import Join, Stop, Wait, decide, identification
+from consensus.journal import Journal, align, damaged
+from consensus.node import NO_OP
+from consensus.replica import RefusedToStart
+from consensus.rpc import raft_pb2 as pb
+from consensus.shelf import Shelf
+from consensus.transport import GrpcLink, Link
+
+_ASK_AGAIN_S = 0.2
+_ASK_TIMEOUT_S = 1.0
 
 
 @dataclass(slots=True)
 class Parts:
     """What was opened. The journal agrees with the newest snapshot; frames flow from `start` on."""
 
-    journal: Any
-    snapshots: Any
-    link: Any
+    journal: Journal
+    snapshots: Shelf
+    link: Link
     cluster_id: str
     start: Callable[[], None]
     close: Callable[[], None]
@@ -28,4 +42,64 @@ def open_parts(config: ReplicaConfig, say: Callable[[str], None], stopping: thre
 
     `say` is told what it waits for. Raises RefusedToStart; also when `stopping` is set meanwhile.
     """
-    raise NotImplementedError
+
+    def wait(reason: str) -> None:
+        say(reason)
+        if stopping.wait(_ASK_AGAIN_S):
+            raise RefusedToStart(f"stopped while {reason}")
+
+    with ExitStack() as undo:
+        directory = DataDir(config.data_dir, config.id, tuple(sorted(config.peers)))
+        undo.callback(directory.close)
+        journal = directory.open_log()
+        undo.callback(journal._destroy)
+        shelf = Shelf(directory.open_snapshots())
+        undo.callback(shelf.close)
+        link = GrpcLink(config, lambda _: identification(directory.identity))
+        undo.callback(link.close)
+        _agree(journal, shelf)
+        if not directory.identity.cluster_id:
+            _found_or_join(config, directory, journal, link, wait)
+        journal.sync()
+        close = undo.pop_all().close
+    cluster_id = directory.identity.cluster_id
+    return Parts(journal, shelf, link, cluster_id, lambda: link.open(cluster_id), close)
+
+
+def _agree(journal: Journal, shelf: Shelf) -> None:
+    """The log continues the newest snapshot, whatever a crash left of the change from one to the other."""
+    newest = shelf.latest()
+    index, term = (newest.index, newest.term) if newest else (1, 0)
+    if newest is None and len(journal) and journal[0][1] > 1:
+        raise damaged("snapshot", f"the log begins at entry {journal[0][1]}, and there is no snapshot")
+    if not align(journal, index, term):
+        journal.add(NO_OP, index, term)
+    journal.setRaftCommitIndex(max(index, journal.getRaftCommitIndex()))
+
+
+def _found_or_join(
+    config: ReplicaConfig, directory: DataDir, journal: Journal, link: GrpcLink, wait: Callable[[str], None]
+) -> None:
+    """Asks the peers until it is clear which cluster this empty member is of."""
+    mine = identification(directory.identity)
+    with ThreadPoolExecutor(max(1, len(config.others)), thread_name_prefix="founding") as pool:
+        while not directory.identity.cluster_id:
+            asked = {peer: pool.submit(_ask, link, peer, mine) for peer in config.others}
+            answers = {peer: answer for peer, future in asked.items() if (answer := future.result())}
+            match decide(directory.identity, answers, replacing=config.replace):
+                case Join(identity, voter):
+                    if not voter:
+                        journal.set_voter(False)
+                        journal.sync()
+                    directory.become(identity)
+                case Stop(reason):
+                    raise RefusedToStart(reason)
+                case Wait(reason):
+                    wait(reason)
+
+
+def _ask(link: GrpcLink, peer: str, mine: pb.Identification) -> pb.Identification | None:
+    try:
+        return link.ask(peer, mine, timeout_s=_ASK_TIMEOUT_S)
+    except grpc.RpcError:
+        return None

@@ -1,0 +1,109 @@
+"""How an empty member finds out whether to found a cluster, to join the one being founded, or to stay out.
+Pure.
+
+The law: a cluster is founded once. An empty member founds it only when *all* configured peers answer that
+they are empty too; whoever has the smallest id mints the cluster's id and writes down the nonce of every disk
+that was there. The others take the id only if their own nonce is among them. So a member whose disk was lost
+is never mistaken for a founder: it would vote again in terms in which its old disk has voted, and forget what
+its old disk acknowledged.
+
+Such a member comes back with `--replace`, as a non-voter, until it has applied an entry that a majority
+without it committed after its return (consensus/node.py). design.md, section 10; FC20.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from consensus.datadir import Identity
+from consensus.handshake import PROTOCOL, members_digest
+from consensus.rpc import raft_pb2 as pb
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """Take `identity`, and take part; without a vote if this disk replaces a lost one."""
+
+    identity: Identity
+    voter: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Ask again. `reason` is for people."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Do not start. `reason` says what to do."""
+
+    reason: str
+
+
+def identification(identity: Identity) -> pb.Identification:
+    """What a member says of itself."""
+    return pb.Identification(
+        member=identity.member,
+        cluster_id=identity.cluster_id,
+        nonce=identity.nonce,
+        founders=identity.founders,
+        members_digest=members_digest(identity.members).encode(),
+        protocol=PROTOCOL,
+    )
+
+
+def decide(
+    mine: Identity, answers: Mapping[str, pb.Identification], *, replacing: bool
+) -> Join | Wait | Stop:
+    """What an empty member does, given what its peers answered; who did not answer is not in `answers`."""
+    others = [member for member in mine.members if member != mine.member]
+    for peer in sorted(answers):
+        if objection := _objection(mine, peer, answers[peer]):
+            return Stop(objection)
+    founded = {peer: answer for peer, answer in sorted(answers.items()) if answer.cluster_id}
+    if founded:
+        return _join(mine, founded, replacing)
+    missing = [peer for peer in others if peer not in answers]
+    if replacing:
+        return Wait(
+            f"waiting for a master that knows the cluster: {', '.join(missing) or 'all peers are empty'}"
+        )
+    if missing:
+        return Wait(f"waiting for {', '.join(missing)}: a cluster is founded when all its masters are there")
+    founder = min(mine.members)
+    if mine.member != founder:
+        return Wait(f"waiting for {founder} to found the cluster")
+    founders = {mine.member: mine.nonce, **{peer: answers[peer].nonce for peer in others}}
+    return Join(replace(mine, cluster_id=secrets.token_hex(8), founders=founders), voter=True)
+
+
+def _objection(mine: Identity, peer: str, answer: pb.Identification) -> str:
+    if answer.member != peer:
+        return f"where --peers says that {peer} is, {answer.member!r} answers: correct --peers"
+    if answer.protocol != PROTOCOL:
+        return f"{peer} speaks protocol {answer.protocol}, this release {PROTOCOL}"
+    if answer.members_digest != members_digest(mine.members).encode():
+        return f"{peer} was started with other members in --peers: all masters must be given the same"
+    return ""
+
+
+def _join(mine: Identity, founded: Mapping[str, pb.Identification], replacing: bool) -> Join | Stop:
+    clusters = {answer.cluster_id for answer in founded.values()}
+    who = " and ".join(founded)
+    if len(clusters) > 1:
+        return Stop(f"{who} belong to different clusters ({', '.join(sorted(clusters))}): correct --peers")
+    answer = next(iter(founded.values()))
+    identity = replace(mine, cluster_id=answer.cluster_id, founders=dict(answer.founders))
+    if answer.founders.get(mine.member) == mine.nonce:
+        return Join(identity, voter=True)
+    if replacing:
+        return Join(identity, voter=False)
+    return Stop(
+        f"the data directory of {mine.member} is empty, but cluster {answer.cluster_id} exists (says {who})."
+        " If --data-dir is wrong, correct it. If the disk was lost, start this master with --replace: it comes"
+        " back as a non-voter and is brought up to date by the others"
+    )

@@ -1,0 +1,328 @@
+"""A job's output appears all at once or not at all (D4), and exists if and only if the job succeeded (D5).
+
+    .OUT.mr-JOB/nonce             proves that a worker sees the same place as the submitter
+    .OUT.mr-JOB/attempts/NAME     what attempts write, each under a name of its own, fsynced before it is reported
+    .OUT.mr-JOB/final/            the winners under their published names, then the manifest `_SUCCESS`
+    OUT                           `final`, renamed
+
+The staging place stands beside OUT, hence on the same file system: publication is one rename. `publish` may be
+cut short at any point and repeated by anyone, even by two at once: every step looks at what is there. What OUT
+held before is refused (D12), unless the job overwrites: then it is moved aside and removed, and for the moment
+between two renames there is no OUT at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mr.causes import Cause
+from mr.errors import TaskFailure
+from mr.formats import output_format
+
+if TYPE_CHECKING:
+    from mr.rpc.job_pb2 import JobSpec, Output, OutputFile
+
+MANIFEST = "_SUCCESS"
+_NONCE, _ATTEMPTS, _FINAL = "nonce", "attempts", "final"
+_WRITE_BYTES = 256 << 10
+
+
+class OutputError(TaskFailure):
+    """An output that exists, can't be written, or lies where this host does not see it."""
+
+
+# --- staging ---
+
+
+def prepare_staging(spec: JobSpec) -> None:
+    """Check the output and make the staging place; fills `spec.output.path`, `spec.staging` and `spec.nonce`.
+
+    Repeated for the same job id it finds what it made. Raises OutputError: OUTPUT_EXISTS for anything but an
+    absent or empty directory (or any directory, when the job overwrites), OUTPUT_UNWRITABLE.
+    """
+    out = Path(os.path.realpath(spec.output.path))
+    if out == out.parent:
+        raise OutputError(Cause.OUTPUT_UNWRITABLE, f"{out} can't be an output directory")
+    _check_free(out, overwrite=spec.output.overwrite)
+    if os.path.ismount(out):
+        raise OutputError(
+            Cause.OUTPUT_UNWRITABLE,
+            f"output {out} is a mount point, and can't be replaced in one step: name a directory below it",
+        )
+    staging = out.parent / f".{out.name}.mr-{spec.job_id}"
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        (staging / _ATTEMPTS).mkdir(parents=True, exist_ok=True)
+        nonce = _nonce(staging)
+        _sync_directory(out.parent)
+    except OSError as error:
+        raise OutputError(Cause.OUTPUT_UNWRITABLE, f"can't write beside {out}: {error.strerror}") from error
+    spec.output.path, spec.staging, spec.nonce = str(out), str(staging), nonce
+
+
+def _nonce(staging: Path) -> str:
+    path = staging / _NONCE
+    try:
+        return path.read_text("ascii")
+    except FileNotFoundError:
+        nonce = secrets.token_hex(16)
+        aside = path.with_name(f"nonce-{nonce}")
+        _write_synced(aside, nonce.encode())
+        os.replace(aside, path)
+        _sync_directory(staging)
+        return nonce
+
+
+def _check_free(out: Path, *, overwrite: bool) -> None:
+    try:
+        taken = any(os.scandir(out))
+    except FileNotFoundError:
+        return
+    except NotADirectoryError:
+        raise OutputError(Cause.OUTPUT_EXISTS, f"output {out} is not a directory") from None
+    except OSError as error:
+        raise OutputError(
+            Cause.OUTPUT_UNWRITABLE, f"can't look into output {out}: {error.strerror}"
+        ) from None
+    if taken and not overwrite:
+        raise OutputError(Cause.OUTPUT_EXISTS, f"output {out} is not empty")
+
+
+def check_nonce(spec: JobSpec) -> None:
+    """Whether this host sees the job's staging place. Raises OutputError PATH_NOT_SHARED."""
+    path = Path(spec.staging, _NONCE)
+    try:
+        seen = path.read_text("ascii")
+    except (OSError, UnicodeDecodeError) as error:
+        raise OutputError(
+            Cause.PATH_NOT_SHARED, f"this host does not see the output's place {spec.staging}: {error}"
+        ) from None
+    if seen != spec.nonce:
+        raise OutputError(Cause.PATH_NOT_SHARED, f"{spec.staging} is another directory on this host")
+
+
+def cleanup(spec: JobSpec) -> None:
+    """Remove the staging place of a job that ended. Raises OSError if something can't be removed."""
+    if spec.staging:
+        _remove_tree(Path(spec.staging))
+
+
+def _remove_tree(path: Path) -> None:
+    try:
+        shutil.rmtree(path)
+    except FileNotFoundError:
+        if path.exists():  # another one removes it at the same time
+            _remove_tree(path)
+
+
+# --- what an attempt writes ---
+
+
+class PartWriter:
+    """Writes one attempt's output file under its own name; `close` makes it durable. See `part_writer`."""
+
+    def __init__(self, output: Output, path: Path) -> None:
+        self.records = 0
+        self._path = path
+        self._digest = hashlib.sha256()
+        self._bytes = 0
+        self._file = open(path, "wb", buffering=0)  # noqa: SIM115  closed by close or abort
+        self._sink = output_format(output.format, dict(output.options)).sink(self)  # type: ignore[arg-type]  # see write
+
+    @property
+    def bytes(self) -> int:
+        """Written so far."""
+        return self._bytes
+
+    def write(self, data: bytes) -> int:
+        """The file as the format sees it: counts and digests what goes through."""
+        self._digest.update(data)
+        self._bytes += len(data)
+        view = memoryview(data)
+        while view:
+            view = view[self._file.write(view) :]
+        return len(data)
+
+    def extend(self, pairs: Iterable[Any]) -> None:
+        """Write pairs. Raises NotAPair, Unencodable, OSError, and what user code raises."""
+        self.records += self._sink.extend(pairs)
+
+    def close(self) -> OutputFile:
+        """Make the file and its name durable. The answer lacks only `part`."""
+        from mr.rpc.job_pb2 import OutputFile
+
+        self._sink.close()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        _sync_directory(self._path.parent)
+        return OutputFile(
+            name=self._path.name, bytes=self._bytes, records=self.records, sha256=self._digest.digest()
+        )
+
+    def abort(self) -> None:
+        """Drop what was written."""
+        self._file.close()
+        self._path.unlink(missing_ok=True)
+
+
+def part_writer(output: Output, path: Path) -> PartWriter:
+    """A writer of `output`'s format for one attempt's file. Raises ValueError (unknown format), OSError."""
+    return PartWriter(output, path)
+
+
+def attempt_path(spec: JobSpec, name: str) -> Path:
+    """Where an attempt writes the file `name`."""
+    return Path(spec.staging, _ATTEMPTS, name)
+
+
+# --- publication ---
+
+
+def publish(spec: JobSpec, files: Sequence[OutputFile], counters: Mapping[str, int]) -> bytes:
+    """Publish the winners: the digest (SHA-256) of the manifest. Idempotent. Raises OutputError, OSError."""
+    manifest = manifest_of(spec, files, counters)
+    out, staging = Path(spec.output.path), Path(spec.staging)
+    try:
+        if not _is_published(out, manifest):
+            _gather(staging, files, manifest)
+            _replace(out, staging, overwrite=spec.output.overwrite)
+    except FileNotFoundError as error:
+        # Another one that publishes the same job was faster, or somebody removed the staging place.
+        if not _is_published(out, manifest):
+            raise OutputError(
+                Cause.OUTPUT_UNWRITABLE, f"a file of the job is gone from its staging place: {error.filename}"
+            ) from error
+    _sync_directory(out.parent)
+    _remove_tree(staging)
+    return hashlib.sha256(manifest).digest()
+
+
+def manifest_of(spec: JobSpec, files: Sequence[OutputFile], counters: Mapping[str, int]) -> bytes:
+    """The content of `_SUCCESS`: the same from whoever writes it, so it holds no time and no host (D3)."""
+    listed = [
+        {"name": file.part, "bytes": file.bytes, "records": file.records, "sha256": file.sha256.hex()}
+        for file in _all_files(files)
+    ]
+    content = {
+        "job": spec.job_id,
+        "name": spec.name,
+        "format": spec.output.format,
+        "options": dict(spec.output.options),
+        "files": sorted(listed, key=lambda row: str(row["name"])),
+        "bytes": sum(file.bytes for file in files),
+        "records": sum(file.records for file in files),
+        "counters": dict(counters),
+    }
+    return (json.dumps(content, sort_keys=True, indent=1, ensure_ascii=False) + "\n").encode(
+        "utf-8", "surrogatepass"
+    )
+
+
+def _all_files(files: Sequence[OutputFile]) -> Iterator[OutputFile]:
+    for file in files:
+        if file.name:
+            yield file
+        yield from _all_files(file.side_files)
+
+
+def _is_published(out: Path, manifest: bytes) -> bool:
+    try:
+        return (out / MANIFEST).read_bytes() == manifest
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def _gather(staging: Path, files: Sequence[OutputFile], manifest: bytes) -> None:
+    """Move the winners to `final` under their published names, then write the manifest there, last."""
+    final = staging / _FINAL
+    final.mkdir(exist_ok=True)
+    folders = {final}
+    for file in _all_files(files):
+        target = final / file.part
+        if final not in target.parents or ".." in target.parts:
+            raise OutputError(Cause.OUTPUT_UNWRITABLE, f"{file.part!r} is no name inside an output")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        folders.update(parent for parent in target.parents if final in parent.parents)
+        try:
+            os.rename(staging / _ATTEMPTS / file.name, target)
+        except FileNotFoundError:
+            pass  # moved by an earlier try, if it is there
+        size = target.stat().st_size
+        if size != file.bytes:
+            raise OutputError(
+                Cause.OUTPUT_UNWRITABLE, f"{target} has {size} bytes, but its task reported {file.bytes}"
+            )
+    for folder in folders:
+        _sync_directory(folder)
+    aside = staging / f"{MANIFEST}-{secrets.token_hex(8)}"
+    _write_synced(aside, manifest)
+    os.rename(aside, final / MANIFEST)
+    _sync_directory(final)
+
+
+def _replace(out: Path, staging: Path, *, overwrite: bool) -> None:
+    if overwrite and not _is_empty(out):
+        os.rename(out, staging / f"replaced-{secrets.token_hex(8)}")
+    try:
+        os.rename(staging / _FINAL, out)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        if not _is_empty(out):
+            raise OutputError(Cause.OUTPUT_EXISTS, f"output {out} is no longer empty") from error
+        raise OutputError(Cause.OUTPUT_UNWRITABLE, f"can't rename to {out}: {error.strerror}") from error
+
+
+def _is_empty(out: Path) -> bool:
+    try:
+        return not any(os.scandir(out))
+    except FileNotFoundError:
+        return True
+    except NotADirectoryError:
+        return False
+
+
+# --- results ---
+
+
+def read_manifest(out: str | os.PathLike[str]) -> dict[str, Any]:
+    """The manifest of a published output. Raises FileNotFoundError, ValueError."""
+    content: dict[str, Any] = json.loads(Path(out, MANIFEST).read_bytes())
+    return content
+
+
+def read_results(
+    out: str | os.PathLike[str], format: str = "", options: Mapping[str, str] | None = None
+) -> Iterator[tuple[Any, Any]]:
+    """The pairs of a published output, part by part, as far as its format keeps them.
+
+    `format` and `options` are those of the manifest unless given. Raises FileNotFoundError where nothing is
+    published.
+    """
+    manifest = read_manifest(out)
+    reader = output_format(format or manifest["format"], manifest["options"] if options is None else options)
+    for file in manifest["files"]:
+        if file["name"].startswith("part-"):
+            yield from reader.results(os.path.join(out, file["name"]))
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -109,6 +109,11 @@ class ClusterStub:
                 request_serializer=mr_dot_rpc_dot_cluster__pb2.SaveSnapshotRequest.SerializeToString,
                 response_deserializer=mr_dot_rpc_dot_cluster__pb2.BlobChunk.FromString,
                 _registered_method=True)
+        self.RestoreSnapshot = channel.stream_unary(
+                '/mr.Cluster/RestoreSnapshot',
+                request_serializer=mr_dot_rpc_dot_cluster__pb2.BlobChunk.SerializeToString,
+                response_deserializer=mr_dot_rpc_dot_cluster__pb2.RestoreReply.FromString,
+                _registered_method=True)
 
 
 class ClusterServicer:
@@ -200,7 +205,15 @@ class ClusterServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SaveSnapshot(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """an archive: the table and the blobs its jobs name
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RestoreSnapshot(self, request_iterator, context):
+        """into a cluster that never had a job
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -282,6 +295,11 @@ def add_ClusterServicer_to_server(servicer, server):
                     servicer.SaveSnapshot,
                     request_deserializer=mr_dot_rpc_dot_cluster__pb2.SaveSnapshotRequest.FromString,
                     response_serializer=mr_dot_rpc_dot_cluster__pb2.BlobChunk.SerializeToString,
+            ),
+            'RestoreSnapshot': grpc.stream_unary_rpc_method_handler(
+                    servicer.RestoreSnapshot,
+                    request_deserializer=mr_dot_rpc_dot_cluster__pb2.BlobChunk.FromString,
+                    response_serializer=mr_dot_rpc_dot_cluster__pb2.RestoreReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -689,6 +707,33 @@ class Cluster:
             '/mr.Cluster/SaveSnapshot',
             mr_dot_rpc_dot_cluster__pb2.SaveSnapshotRequest.SerializeToString,
             mr_dot_rpc_dot_cluster__pb2.BlobChunk.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RestoreSnapshot(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/mr.Cluster/RestoreSnapshot',
+            mr_dot_rpc_dot_cluster__pb2.BlobChunk.SerializeToString,
+            mr_dot_rpc_dot_cluster__pb2.RestoreReply.FromString,
             options,
             channel_credentials,
             insecure,

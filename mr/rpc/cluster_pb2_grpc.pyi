@@ -47,6 +47,9 @@ class ClusterStub:
     Transfer: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.TransferRequest, _cluster_pb2.MasterList]
     KillAttempt: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.KillAttemptRequest, _cluster_pb2.KillAttemptReply]
     SaveSnapshot: _grpc.UnaryStreamMultiCallable[_cluster_pb2.SaveSnapshotRequest, _cluster_pb2.BlobChunk]
+    """an archive: the table and the blobs its jobs name"""
+    RestoreSnapshot: _grpc.StreamUnaryMultiCallable[_cluster_pb2.BlobChunk, _cluster_pb2.RestoreReply]
+    """into a cluster that never had a job"""
 
 @_typing.type_check_only
 class ClusterAsyncStub(ClusterStub):
@@ -67,6 +70,9 @@ class ClusterAsyncStub(ClusterStub):
     Transfer: _aio.UnaryUnaryMultiCallable[_cluster_pb2.TransferRequest, _cluster_pb2.MasterList]  # type: ignore[assignment]
     KillAttempt: _aio.UnaryUnaryMultiCallable[_cluster_pb2.KillAttemptRequest, _cluster_pb2.KillAttemptReply]  # type: ignore[assignment]
     SaveSnapshot: _aio.UnaryStreamMultiCallable[_cluster_pb2.SaveSnapshotRequest, _cluster_pb2.BlobChunk]  # type: ignore[assignment]
+    """an archive: the table and the blobs its jobs name"""
+    RestoreSnapshot: _aio.StreamUnaryMultiCallable[_cluster_pb2.BlobChunk, _cluster_pb2.RestoreReply]  # type: ignore[assignment]
+    """into a cluster that never had a job"""
 
 class ClusterServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -173,7 +179,16 @@ class ClusterServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _cluster_pb2.SaveSnapshotRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_cluster_pb2.BlobChunk], _abc.AsyncIterator[_cluster_pb2.BlobChunk]]: ...
+    ) -> _typing.Union[_abc.Iterator[_cluster_pb2.BlobChunk], _abc.AsyncIterator[_cluster_pb2.BlobChunk]]:
+        """an archive: the table and the blobs its jobs name"""
+
+    @_abc_1.abstractmethod
+    def RestoreSnapshot(
+        self,
+        request_iterator: _MaybeAsyncIterator[_cluster_pb2.BlobChunk],
+        context: _ServicerContext,
+    ) -> _typing.Union[_cluster_pb2.RestoreReply, _abc.Awaitable[_cluster_pb2.RestoreReply]]:
+        """into a cluster that never had a job"""
 
 def add_ClusterServicer_to_server(servicer: ClusterServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 

@@ -27,7 +27,8 @@ _NAMES = {
     **dict.fromkeys(("Context", "ctx", "args"), "mr.context"),
     "JobClass": "mr.jobclass",
     **dict.fromkeys(("Spec", "MapReduce"), "mr.spec"),
-    **dict.fromkeys(("connect", "aconnect"), "mr.client"),
+    **dict.fromkeys(("Client", "Handle", "connect"), "mr.client"),
+    "aconnect": "mr.aio",
     "Cluster": "mr.cluster",
     **dict.fromkeys(
         (
@@ -41,6 +42,7 @@ _NAMES = {
             "JobFailed",
             "Cancelled",
             "DeadlineExceeded",
+            "TooManySkipped",
             "WaitTimeout",
             "Cause",
         ),
@@ -53,7 +55,9 @@ __all__ = [*sorted(_NAMES), *_MODULES]  # noqa: PLE0604  names of the table abov
 
 if TYPE_CHECKING:
     from mr import io as io
-    from mr.client import aconnect as aconnect
+    from mr.aio import aconnect as aconnect
+    from mr.client import Client as Client
+    from mr.client import Handle as Handle
     from mr.client import connect as connect
     from mr.cluster import Cluster as Cluster
     from mr.context import Context as Context
@@ -68,6 +72,7 @@ if TYPE_CHECKING:
     from mr.errors import NotAllowed as NotAllowed
     from mr.errors import NotFound as NotFound
     from mr.errors import Rejected as Rejected
+    from mr.errors import TooManySkipped as TooManySkipped
     from mr.errors import Unavailable as Unavailable
     from mr.errors import Usage as Usage
     from mr.errors import WaitTimeout as WaitTimeout

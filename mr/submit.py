@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mr.calls import Masters
-from mr.errors import NotFound, Rejected, Usage
+from mr.errors import NotFound, Rejected, TaskFailure, Usage, info
 
 if TYPE_CHECKING:
     from mr.describe import Description
@@ -149,15 +149,21 @@ def _output(request: Request, spec: JobSpec) -> str:
 
 def _plan(request: Request, spec: JobSpec) -> tuple[SplitPlan, int, int]:
     """The splits, and how many files and bytes they cover."""
-    from mr import inputs, splits
+    from mr import formats, inputs, splits
 
     if not spec.input.patterns:
         raise Usage(
             f"{request.job_file.name} has no input",
             next=f"name files or folders after the job: {request.job_file.name} INPUT... -o OUT",
         )
-    found = inputs.list_inputs(list(spec.input.patterns))
-    plan = splits.plan(found, spec.options.split_bytes, spec.input.format)
+    try:
+        splittable = formats.input_format(spec.input.format, spec.input.options).splittable
+        found = inputs.list_inputs(list(spec.input.patterns))
+    except TaskFailure as failure:
+        raise Usage(failure.message, next=info(failure.cause).next) from None
+    except ValueError as error:
+        raise Usage(str(error)) from None
+    plan = splits.plan(found, spec.options.split_bytes, splittable=splittable)
     return plan, len(found), sum(one.size for one in found)
 
 

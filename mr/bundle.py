@@ -35,6 +35,16 @@ class Bundle:
     job_file: str
     names: tuple[str, ...]
 
+    @property
+    def count(self) -> int:
+        """How many files are inside."""
+        return len(self.names)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the blob."""
+        return len(self.data)
+
 
 class BundleError(TaskFailure):
     """A bundle that is not what its digest says, or that can't be unpacked."""

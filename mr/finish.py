@@ -25,7 +25,7 @@ def run_finalize(spec: pb.JobSpec, code: Code | None) -> str:
     try:
         found = UserCode(code, spec, context).bind("finalize", spec.finalize)
         assert found is not None
-        said = found[1](output.open_results(spec.output))
+        said = found[1](output.read_results(spec.output.path))
         return "" if said is None else str(said)[:NOTE_LIMIT]
     except (Exception, SystemExit) as error:
         return f"finalize failed: {describe_failure(error)}"[:NOTE_LIMIT]

@@ -357,3 +357,11 @@ def verify(
     for data in blocks:
         checker.feed(data)
     checker.finish()
+
+
+def region_records(path: str | os.PathLike[str], offset: int, length: int) -> int:
+    """How many records a region holds, from its END. Believe it only after the region has been verified."""
+    with open(path, "rb") as file:
+        file.seek(offset + length - _TOTALS.size)
+        records: int = _TOTALS.unpack(file.read(_TOTALS.size))[0]
+    return records

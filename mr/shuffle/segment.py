@@ -21,7 +21,7 @@ from typing import Self
 from zlib import crc32
 
 from mr.codec import Values
-from mr.shuffle.blocks import Checker, Damaged, RegionReader, RegionWriter, seal, verify
+from mr.shuffle.blocks import Checker, Damaged, RegionReader, RegionWriter, region_records, seal, verify
 
 __all__ = [
     "Checker",
@@ -33,6 +33,7 @@ __all__ = [
     "open_index",
     "owner",
     "read_region",
+    "region_records",
     "verify",
 ]
 

@@ -80,8 +80,8 @@ class MasterConfig:
     def __post_init__(self) -> None:
         if not any(peer.id == self.id for peer in self.peers):
             raise Usage(f"--id {self.id} is not among the peers: {', '.join(peer.id for peer in self.peers)}")
-        if self.worker_lease_s < 3 * self.worker_heartbeat_s:
-            raise Usage("worker_lease must be at least three times worker_heartbeat")
+        if self.worker_lease_s <= 3 * self.worker_heartbeat_s:
+            raise Usage("worker_lease must be more than three times worker_heartbeat")
         if self.worker_lease_s < 4 * 2 * self.election_timeout_s:
             raise Usage("worker_lease must outlast an election: at least eight times election_timeout")
         if self.election_timeout_s < 3 * self.heartbeat_s:

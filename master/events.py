@@ -302,6 +302,22 @@ class ClusterVersionSet(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class TableRestored(Event):
+    """A piece of a saved table arrived; with the last one (`done`) the table is that one."""
+
+    done: bool
+    jobs: int
+
+    @property
+    def text(self) -> str:
+        return (
+            f"a saved table with {self.jobs} jobs is restored"
+            if self.done
+            else "a piece of a saved table arrived"
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class CleanupGivenUp(Event):
     """The staging place of a failed or cancelled job could not be removed."""
 

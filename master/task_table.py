@@ -123,6 +123,19 @@ class TaskTable:
         check(fresh)
         self.__dict__.update(fresh.__dict__)
 
+    def adopt(self, index: int, data: bytes) -> None:
+        """Becomes a table saved by another cluster, inside this one's log: its jobs and workers, our index, term,
+        leader and clock. Histories keep their order; their indexes meant another log. Raises as `restore` does.
+        """
+        ours = (self.term, self.leader, self.term_clock_ms)
+        self.restore(data)
+        self.term, self.leader, self.term_clock_ms = ours
+        self.index = index
+        for job in self.jobs.values():
+            for position, kept in enumerate(job.events()):
+                kept.index = index
+                job.history[position] = kept.SerializeToString(deterministic=True)
+
     def digest(self) -> bytes:
         """SHA-256 of the state, equal on all replicas at the same index (C6)."""
         return hashlib.sha256(self.snapshot()()).digest()

@@ -32,7 +32,7 @@ from master.masters import Masters
 from master.metrics import Metrics
 from master.peers import Peers
 from master.service import ClusterService
-from master.sessions import Links, SessionService, redirect
+from master.streams import Links, SessionService, redirect
 from master.task_logs import TaskLogs
 from master.task_table import TaskTable
 from master.watch import Watch

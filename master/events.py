@@ -308,8 +308,7 @@ class TableRestored(Event):
     done: bool
     jobs: int
 
-    @property
-    def text(self) -> str:
+    def _text(self) -> str:
         return (
             f"a saved table with {self.jobs} jobs is restored"
             if self.done

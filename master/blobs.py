@@ -67,6 +67,11 @@ class BlobStore:
         except KeyError:
             raise NotFound(f"no blob {digest.hex()[:12]} here") from None
 
+    def path(self, digest: bytes) -> Path:
+        """Where the blob lies. Raises NotFound."""
+        self.size(digest)
+        return self._folder / digest.hex()
+
     async def put(self, digest: bytes, chunks: AsyncIterator[bytes]) -> None:
         """Keeps what `chunks` give, if it hashes to `digest`; returns when it is on disk. Raises Usage on a
         wrong digest, Rejected (QUOTA) beyond a limit.

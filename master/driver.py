@@ -108,6 +108,13 @@ class Driver:
         if self.leader:
             self.feed(Applied(index=applied.index, entry=applied.entry, results=applied.results))
 
+    def restored(self) -> None:
+        """The table is another one: whoever leads begins anew."""
+        if self.leader:
+            self.leader = None
+            self._links.close_all()
+            asyncio.get_running_loop().call_soon(self._recover, self.term)
+
     def feed(self, event: Input) -> None:
         """Gives one event to the leader and carries out what it answers; nothing while not leading.
 

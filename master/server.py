@@ -19,6 +19,7 @@ from grpc_reflection.v1alpha import reflection
 
 from consensus.replica import ConsensusError, Replica
 from master.access import Guard
+from master.archive import named_blobs
 from master.blob_service import BlobService
 from master.blobs import BlobStore
 from master.config import MasterConfig, join_address, split_address
@@ -31,6 +32,7 @@ from master.machine import Machine
 from master.masters import Masters
 from master.metrics import Metrics
 from master.peers import Peers
+from master.saving import Saving
 from master.service import ClusterService
 from master.streams import Links, SessionService, redirect
 from master.task_logs import TaskLogs
@@ -73,7 +75,7 @@ class Master:
         self.store = BlobStore(
             config.data_dir / "blobs", limit_bytes=config.blob_limit_bytes, each_bytes=config.blob_each_bytes
         )
-        self.copies = Copies(config, self.store, self.peers, self._named_blobs)
+        self.copies = Copies(config, self.store, self.peers, lambda: named_blobs(self.table))
         self.links = Links(lambda: redirect(config, self.replica))
         self.metrics = Metrics(self)
         self.driver = Driver(
@@ -86,7 +88,7 @@ class Master:
         )
         self.watch = Watch(self.table, lambda: self.driver.leader, limit=config.watchers)
         self.masters = Masters(config, self.replica, self.peers, VERSION)
-        logs = TaskLogs(self.table, self.driver, lambda address: self._connect(address, "worker"))
+        self.logs = TaskLogs(self.table, self.driver, lambda address: self._connect(address, "worker"))
         self.cluster = ClusterService(
             config=config,
             replica=self.replica,
@@ -95,7 +97,10 @@ class Master:
             copies=self.copies,
             watch=self.watch,
             masters=self.masters,
-            logs=logs,
+            logs=self.logs,
+            saving=Saving(
+                self.replica, self.machine, self.driver, self.store, self.copies, config.data_dir, VERSION
+            ),
         )
         self.web = Web(self)
         self.grpc_port = 0
@@ -118,7 +123,7 @@ class Master:
     async def start(self) -> None:
         """Joins the cluster. Raises consensus' RefusedToStart."""
         self.machine.listen(self.watch.applied, self.watch.restored)
-        self.machine.listen(self.driver.applied)
+        self.machine.listen(self.driver.applied, self.driver.restored)
         self.machine.listen(self.metrics.applied)
         self.replica.on_leadership(self.driver.led)
         self.replica.on_leadership(self.metrics.led)
@@ -236,10 +241,6 @@ class Master:
                 retention_jobs=config.history_jobs,
             ),
         )
-
-    def _named_blobs(self) -> set[bytes]:
-        jobs = self.table.jobs.values()
-        return {digest for job in jobs for digest in (job.spec.code_digest, job.spec.splits_digest) if digest}
 
     async def _tell_health(self) -> None:
         told = None

@@ -23,6 +23,7 @@ from master.copies import Copies
 from master.driver import Driver
 from master.machine import AppliedEntry, Machine
 from master.masters import Masters
+from master.saving import Saving
 from master.task_logs import TaskLogs
 from master.watch import Watch
 from mr.errors import NotAllowed, NotFound, Rejected, Unavailable, Usage
@@ -52,6 +53,7 @@ class ClusterService(rpc.ClusterServicer):
         watch: Watch,
         masters: Masters,
         logs: TaskLogs,
+        saving: Saving,
     ) -> None:
         self._config = config
         self._replica = replica
@@ -62,6 +64,7 @@ class ClusterService(rpc.ClusterServicer):
         self._watch = watch
         self._masters = masters
         self._logs = logs
+        self._saving = saving
 
     async def Submit(self, request: pb.SubmitRequest, context: Context) -> pb.SubmitReply:
         """Accepts a job once its blobs are on a majority; the same id with the same request is the same job
@@ -199,6 +202,21 @@ class ClusterService(rpc.ClusterServicer):
         applied = await self._propose(*revokes)
         killed = sum(not isinstance(events[0], ev.Refused) for events in applied.results)
         return pb.KillAttemptReply(killed=killed)
+
+    async def SaveSnapshot(
+        self, request: pb.SaveSnapshotRequest, context: Context
+    ) -> AsyncIterator[pb.BlobChunk]:
+        """The table and its blobs as an archive, at a read point."""
+        await self._read_point()
+        async for chunk in self._saving.save():
+            yield chunk
+
+    async def RestoreSnapshot(
+        self, request: AsyncIterator[pb.BlobChunk], context: Context
+    ) -> pb.RestoreReply:
+        """An archive into a cluster that never had a job."""
+        await self._read_point()
+        return await self._saving.restore(request)
 
     def check_leading(self) -> None:
         """Raises NotLeader with whom to ask."""

@@ -129,7 +129,7 @@ class Journal:
         loaded = store.load()
         self._store = store
         self._log = loaded.entries
-        self._hard = loaded.hard
+        self._hard = replace(loaded.hard)
         # A commit index may outlive the entries it counted (hazard 8): what is not here is not committed
         # here.
         self._hard.commit = max(1, min(self._hard.commit, self._last()))

@@ -251,7 +251,7 @@ class Handle:
         from mr import output
 
         status = self.wait()
-        yield from output.open_results(status.spec.output)
+        yield from output.read_results(status.output)
 
     def counters(self) -> dict[str, int]:
         """Counters of the winning attempts, "group:name" to value (P-10)."""

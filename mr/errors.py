@@ -51,6 +51,7 @@ __all__ = [
     "Unavailable",
     "Usage",
     "WaitTimeout",
+    "before_submit",
     "from_rpc",
     "info",
     "to_status",
@@ -189,6 +190,13 @@ class TaskFailure(Exception):
         self.where = where
         self.input = input
         self.record = record
+
+
+def before_submit(failure: TaskFailure) -> Error:
+    """What a failure is when it is found before anything was submitted: Rejected for outputs, else Usage."""
+    if failure.cause.name.startswith("OUTPUT_"):
+        return Rejected(failure.message, code=failure.cause.name)
+    return Usage(failure.message, next=info(failure.cause).next)
 
 
 DETAIL_KEY = "mr-error-bin"

@@ -9,6 +9,7 @@ submit.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mr.calls import Masters
-from mr.errors import NotFound, Rejected, TaskFailure, Usage, info
+from mr.errors import NotFound, Rejected, TaskFailure, Usage, before_submit
 
 if TYPE_CHECKING:
     from mr.describe import Description
@@ -96,7 +97,10 @@ def send(masters: Masters, prepared: Prepared) -> SubmitReply:
     existing = _existing(masters, spec)
     if existing is not None:
         return SubmitReply(job=spec.job_id, term=existing.term, leader=existing.leader, existed=True)
-    output.prepare_staging(spec)
+    try:
+        output.prepare_staging(spec)
+    except TaskFailure as failure:
+        raise before_submit(failure) from None
     try:
         put_blob(masters, prepared.bundle)
         put_blob(masters, prepared.plan.SerializeToString(deterministic=True))
@@ -144,7 +148,7 @@ def _output(request: Request, spec: JobSpec) -> str:
         raise Usage(
             f"{request.job_file.name} has no output", next="name a directory that does not exist yet: -o OUT"
         )
-    return str(Path(chosen).absolute())
+    return os.path.realpath(Path(chosen).expanduser())
 
 
 def _plan(request: Request, spec: JobSpec) -> tuple[SplitPlan, int, int]:
@@ -160,7 +164,7 @@ def _plan(request: Request, spec: JobSpec) -> tuple[SplitPlan, int, int]:
         splittable = formats.input_format(spec.input.format, spec.input.options).splittable
         found = inputs.list_inputs(list(spec.input.patterns))
     except TaskFailure as failure:
-        raise Usage(failure.message, next=info(failure.cause).next) from None
+        raise before_submit(failure) from None
     except ValueError as error:
         raise Usage(str(error)) from None
     plan = splits.plan(found, spec.options.split_bytes, splittable=splittable)

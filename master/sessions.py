@@ -24,7 +24,9 @@ class Session:
     assigned: set[AttemptKey] = field(default_factory=set)  # sent on this stream
     told: set[AttemptKey] = field(default_factory=set)  # completed or failed, as heard on this stream
     specs: set[str] = field(default_factory=set)  # jobs whose spec this stream has carried
-    cursors: dict[tuple[str, int], int] = field(default_factory=dict)  # next MapOutputs sequence, by (job, step)
+    cursors: dict[tuple[str, int], int] = field(
+        default_factory=dict
+    )  # next MapOutputs sequence, by (job, step)
     disk_free_bytes: int = 0
     memory_used_bytes: int = 0
 

@@ -65,6 +65,11 @@ class Worker:
         return self.attach.incarnation
 
     @property
+    def address(self) -> str:
+        """Of its data port, as peers reach it."""
+        return self.attach.address
+
+    @property
     def slots(self) -> int:
         """How many attempts it runs at once."""
         return self.attach.slots

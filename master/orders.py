@@ -1,0 +1,82 @@
+"""The orders that follow from committed entries, as messages. Pure; each says the log index that it follows from."""
+
+from __future__ import annotations
+
+from master.ids import CLEANUP, COMMIT, MAP, REDUCE, AttemptKey
+from master.jobs import Job
+from mr.rpc import job_pb2, session_pb2
+from mr.rpc.session_pb2 import Order
+
+OUTPUTS_A_MESSAGE = 2000  # map outputs in one order: some 100 KiB
+
+
+def assign(
+    job: Job, key: AttemptKey, index: int, *, split: job_pb2.Split | None, with_spec: bool, deadline_ms: int
+) -> Order:
+    """Run this attempt."""
+    order = session_pb2.Assign(attempt=key.proto(), deadline_ms=deadline_ms)
+    if with_spec:
+        order.spec.CopyFrom(job.spec)
+    if key.kind == MAP and key.step == 0:
+        assert split is not None, "a map of the first step has a split"
+        order.split.CopyFrom(split)
+    elif key.kind == MAP:
+        order.source_file.ParseFromString(_source(job, key.step - 1, key.index))
+    elif key.kind == REDUCE:
+        order.maps = job.steps[key.step].maps.count
+    elif key.kind == COMMIT:
+        last = job.steps[-1]
+        files = last.reduces.files if last.reduces.count else last.maps.files
+        for data in files:
+            order.files.append(job_pb2.OutputFile.FromString(data))
+        for name, value in sorted(job.counters.items()):
+            order.counters[name] = value
+    else:
+        assert key.kind == CLEANUP, "no such kind is ever planned"
+    return Order(index=index, assign=order)
+
+
+def _source(job: Job, step: int, index: int) -> bytes:
+    before = job.steps[step]
+    return before.reduces.files[index] if before.reduces.count else before.maps.files[index]
+
+
+def cancel(key: AttemptKey, index: int, reason: str) -> Order:
+    """Kill the attempt, if it runs, and drop what it made."""
+    return Order(index=index, cancel=session_pb2.CancelAttempt(attempt=key.proto(), reason=reason))
+
+
+def settled(key: AttemptKey, index: int, *, accepted: bool, reason: str = "") -> Order:
+    """The report is in the log, one way or the other; say it no more."""
+    return Order(
+        index=index, settled=session_pb2.Settled(attempt=key.proto(), accepted=accepted, reason=reason)
+    )
+
+
+def forget(job: str, index: int) -> Order:
+    """The job has ended: drop its scratch, outputs and processes."""
+    return Order(index=index, forget=session_pb2.ForgetJob(job=job))
+
+
+def discard(key: AttemptKey, index: int) -> Order:
+    """Nobody needs this map output any more."""
+    return Order(index=index, discard=session_pb2.DiscardOutput(attempt=key.proto()))
+
+
+def refuse(reason: str, code: str) -> Order:
+    """Do not come back like this."""
+    return Order(refuse=session_pb2.Refuse(reason=reason, code=code))
+
+
+def outputs(job: Job, step: int, start: int, addresses: dict[str, str], index: int) -> list[Order]:
+    """Where the map outputs of a step lie, from a position of its log on."""
+    log, orders = job.steps[step].log, []
+    for at in range(start, len(log), OUTPUTS_A_MESSAGE):
+        message = session_pb2.MapOutputs(job=job.id, step=step, from_sequence=at)
+        for map_index, attempt, life, lost in log.read(at, at + OUTPUTS_A_MESSAGE):
+            worker = job.worker_of(life)
+            message.outputs.add(
+                map=map_index, attempt=attempt, worker=worker, address=addresses.get(worker, ""), lost=lost
+            )
+        orders.append(Order(index=index, outputs=message))
+    return orders

@@ -251,6 +251,7 @@ class Node(SyncObj):  # type: ignore[misc]  # pysyncobj ships no types
         held = self._take_piece(message)
         answer = {
             "type": PIECE_ANSWER,
+            "term": self.term,
             "snapshot": (index, entry_term),
             "held": held,
             "round": message["round"],

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import grpc
 
-from consensus.replica import Replica, ReplicaStatus
+from consensus.replica import Replica
 from master.config import MasterConfig, Peer
 from master.peers import Peers
 from mr.errors import from_rpc
@@ -33,6 +33,7 @@ class Masters:
         self._version = version
         self._began = time.monotonic()
         self.http = ""
+        self._seen: dict[str, pb.MasterInfo] = {}  # the last answer of each, for when it is down
 
     def own(self) -> pb.MasterInfo:
         """This master."""
@@ -73,21 +74,23 @@ class Masters:
             stub = self._peers.cluster(peer)
             answer = await stub.ListMasters(pb.ListMastersRequest(local_only=True), timeout=_PATIENCE_S)
         except grpc.aio.AioRpcError as error:
-            return down(peer, self._replica.status(), str(from_rpc(error)))
+            return self._down(peer, str(from_rpc(error)))
+        self._seen[peer.id] = answer.masters[0]
         return answer.masters[0]
 
-
-def down(peer: Peer, status: ReplicaStatus, why: str) -> pb.MasterInfo:
-    """The row of a master that does not answer us; whether consensus still hears it is part of the note."""
-    seen = status.peers.get(peer.id)
-    heard = "; its Raft port is connected" if seen and seen.connected else ""
-    return pb.MasterInfo(
-        id=peer.id,
-        address=peer.address,
-        raft_address=peer.raft_address,
-        role="down",
-        note=f"{why}{heard}"[:200],
-    )
+    def _down(self, peer: Peer, why: str) -> pb.MasterInfo:
+        """The row of one that does not answer: what it last said of itself, and whether consensus hears it."""
+        seen, link = self._seen.get(peer.id, pb.MasterInfo()), self._replica.status().peers.get(peer.id)
+        heard = "; its Raft port is connected" if link and link.connected else ""
+        return pb.MasterInfo(
+            id=peer.id,
+            address=peer.address,
+            raft_address=peer.raft_address,
+            role="down",
+            term=seen.term,
+            version=seen.version,
+            note=f"{why}{heard}"[:200],
+        )
 
 
 def standing(rows: Sequence[pb.MasterInfo]) -> str:

@@ -1,4 +1,15 @@
-"""How often each word occurs.    mr run examples/wordcount.py TEXT... -o OUT"""
+"""How often each word occurs.    mr run examples/wordcount.py TEXT... -o OUT
+
+input:
+    the cat and the dog
+    The End
+output:
+    and	1
+    cat	1
+    dog	1
+    end	1
+    the	3
+"""
 
 import mr
 

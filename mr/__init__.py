@@ -79,7 +79,7 @@ if TYPE_CHECKING:
     from mr.job import Job as Job
     from mr.job import csv as csv
     from mr.job import format_named as format_named
-    from mr.job import hash as hash
+    from mr.job import hash as hash  # noqa: A004  named as users know it
     from mr.job import jsonl as jsonl
     from mr.job import kv as kv
     from mr.job import step as step

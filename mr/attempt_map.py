@@ -134,7 +134,8 @@ class _Loop:
         running.marker.phase(Phase.MAP)
         for batch in batches:
             self._batch = batch
-            running.context.input_file = batch.path
+            if batch.path != running.context.input_file:
+                running.context.input_file = os.environ["MR_INPUT_FILE"] = batch.path
             size = len(batch.values)
             careful = max(0, min(size, CHECKED_RECORDS - self.done))
             if self._tolerant or self._skip or batch.bad:

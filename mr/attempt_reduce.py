@@ -81,7 +81,12 @@ class _Loop:
 
     def run(self, groups: Any) -> None:
         """Takes every group."""
-        running, call, extend, slots = self._running, self._call, self._writer.extend, self._running.marker.slots
+        running, call, extend, slots = (
+            self._running,
+            self._call,
+            self._writer.extend,
+            self._running.marker.slots,
+        )
         running.marker.phase(Phase.REDUCE)
         careful = CHECKED_RECORDS if not (self._tolerant or self._skip) else float("inf")
         number = 0

@@ -67,7 +67,9 @@ def build(job_file: Path, py_files: Iterable[Path] = (), files: Iterable[Path] =
     for name, path in siblings(job_file):
         contents.setdefault(name, path)
     if (size := sum(path.stat().st_size for path in contents.values())) > MAX_BYTES:
-        raise Usage(f"the code bundle has {size >> 20} MiB, more than {MAX_BYTES >> 20}: data belongs into inputs")
+        raise Usage(
+            f"the code bundle has {size >> 20} MiB, more than {MAX_BYTES >> 20}: data belongs into inputs"
+        )
     data = _pack(contents)
     return Bundle(data, hashlib.sha256(data).digest(), job_file.name, tuple(sorted(contents)))
 
@@ -145,7 +147,7 @@ def unpack(data: bytes, digest: bytes, code_root: Path) -> Path:
     aside = Path(tempfile.mkdtemp(prefix=".unpack-", dir=code_root))
     try:
         _extract(data, aside)
-        os.rename(aside, target)  # noqa: PTH104  fails if another process was first
+        os.rename(aside, target)
     except OSError:
         if not target.is_dir():
             raise

@@ -16,7 +16,8 @@ from google.protobuf.json_format import MessageToDict
 
 from mr import units
 from mr.errors import TaskFailure
-from mr.job import DEFAULT_REDUCES, OPTION_NAMES, Format, Job, JobFileError, Options, Step, check_reduces
+from mr.job import DEFAULT_REDUCES, OPTION_NAMES, Format, Job, Options, Step, check_reduces
+from mr.registry import JobFileError
 from mr.rpc import job_pb2 as pb
 
 FLAGS = OPTION_NAMES | {"reduces", "input_format", "output_format", "overwrite", "name", "env"}
@@ -82,9 +83,7 @@ def plan_digest(spec: pb.JobSpec) -> str:
 
 
 def _plain(message: Any) -> dict[str, Any]:
-    return MessageToDict(
-        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
-    )
+    return MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
 
 
 def _step(step: Step, flag: Any, default: Any) -> pb.Step:

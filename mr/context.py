@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, Any, Protocol, overload
 
-from mr.errors import Usage
+from mr.registry import JobFileError
 
 MAX_COUNTERS = 1000
 _FORBIDDEN = ("/", "\0")
@@ -79,7 +79,9 @@ class Context:
             self.counters[key] += n
         except KeyError:
             if len(self.counters) >= MAX_COUNTERS:
-                raise ValueError(f"more than {MAX_COUNTERS} counters: is there data in their names?") from None
+                raise ValueError(
+                    f"more than {MAX_COUNTERS} counters: is there data in their names?"
+                ) from None
             if group == "mr":
                 raise ValueError('the counter group "mr" is the system\'s') from None
             self.counters[key] = n
@@ -132,32 +134,35 @@ def _check_name(name: str) -> None:
         raise ValueError(f"{name!r} is no name for a side file: one name, no folders, 100 characters at most")
 
 
-_running: Context | None = None
-_detached: Context | None = None
-_arguments: tuple[str, ...] = ()
+class _Process:
+    """What holds for this process, all its threads included."""
+
+    running: Context | None = None
+    detached: Context | None = None
+    arguments: tuple[str, ...] = ()
+
+
+_process = _Process()
 
 
 def ctx() -> Context:
     """The context of the running attempt; outside of one, a detached context that keeps what it is told."""
-    global _detached
-    if _running is not None:
-        return _running
-    if _detached is None:
-        _detached = Context(args=_arguments)
-    return _detached
+    if _process.running is not None:
+        return _process.running
+    if _process.detached is None:
+        _process.detached = Context(args=_process.arguments)
+    return _process.detached
 
 
 def enter(context: Context | None) -> None:
     """Makes `context` the running one; None when the attempt is over."""
-    global _running
-    _running = context
+    _process.running = context
 
 
 def set_arguments(arguments: Iterable[str]) -> None:
     """What `mr.args()` gives from now on."""
-    global _arguments, _detached
-    _arguments = tuple(arguments)
-    _detached = None
+    _process.arguments = tuple(arguments)
+    _process.detached = None
 
 
 @overload
@@ -167,17 +172,19 @@ def args(parser: argparse.ArgumentParser) -> argparse.Namespace: ...
 def args(parser: argparse.ArgumentParser | None = None) -> tuple[str, ...] | argparse.Namespace:
     """The job's own arguments, those after `--`: as they are, or parsed by `parser`.
 
-    Raises mr.Usage (exit 2) for arguments that the parser refuses.
+    Raises JobFileError (exit 2) for arguments that the parser refuses.
     """
     if parser is None:
-        return _arguments
+        return _process.arguments
     try:
         with contextlib.redirect_stderr(io.StringIO()) as said:
-            return parser.parse_args(list(_arguments))
+            return parser.parse_args(list(_process.arguments))
     except SystemExit as ended:
         if not ended.code:  # --help
             raise
-    raise Usage(f"{said.getvalue().strip().rpartition('error: ')[2]} (the job's own arguments stand after --)")
+    raise JobFileError(
+        f"{said.getvalue().strip().rpartition('error: ')[2]} (the job's own arguments stand after --)"
+    )
 
 
 def attempt_environment(context: Context, partition: int | None, work_dir: Path) -> None:

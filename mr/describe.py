@@ -117,7 +117,9 @@ def _ask_child(asked: dict[str, Any], name: str, timeout: float) -> dict[str, An
             os.close(from_us)
         frame = _read_until(from_child, time.monotonic() + timeout)
         if frame is None:
-            raise JobFileError(f"{name} was not loaded within {timeout:.0f} s", next="what does it do at import?")
+            raise JobFileError(
+                f"{name} was not loaded within {timeout:.0f} s", next="what does it do at import?"
+            )
         if len(frame) < 4:
             raise JobFileError(f"{name} ended the process that loaded it: {_ending(child.wait())}")
     said: dict[str, Any] = json.loads(frame[4:])

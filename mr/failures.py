@@ -64,15 +64,14 @@ def failure_of(
             where = f"{Path(frame.f_code.co_filename).name}:{line} in {frame.f_code.co_name}"
     if not where and function is not None and cause in (Cause.BAD_TYPE, Cause.USER_EXCEPTION):
         where = f"{function.place} in {function.call.__name__}"
-    called = next((f for f in functions if any(fr.f_code is _code(f) for fr, _ in frames)), function)
-    if called is not None and called.kind == "combiner":
-        input = f"combiner, {input}" if input else "combiner"
+    called = next((f for f in functions if any(frame.f_code is _code(f) for frame, _ in frames)), function)
+    in_combiner = called is not None and called.kind == "combiner"
     failure = pb.Failure(
         cause=int(cause),  # type: ignore[arg-type]  # the numbers of our enum are the protocol's
         message=describe_failure(error),
         traceback=user_traceback(error, TRACEBACK_LIMIT) if frames else "",
         where=where,
-        input=input,
+        input=", ".join(filter(None, ("combiner" if in_combiner else "", input))),
         record=record,
         peak_memory=peak_memory(),
     )

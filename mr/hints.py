@@ -31,7 +31,8 @@ class Hints:
         self.parameters = {name: hints[name] for name in names if name in hints}
         self._names = names[-function.takes :] if function.takes else []
         pair = _pair(hints.get("return"))
-        self.key, self.value = pair if pair else (Any, Any)
+        self.key: Any = pair[0] if pair else Any
+        self.value: Any = pair[1] if pair else Any
 
     @property
     def place(self) -> str:

@@ -65,7 +65,9 @@ def format_named(name: str, *paths: str, **options: Any) -> Format:
 
 
 def _format(name: str, paths: tuple[str, ...], options: dict[str, Any]) -> Format:
-    plain = {key: str(value).lower() if isinstance(value, bool) else str(value) for key, value in options.items()}
+    plain = {
+        key: str(value).lower() if isinstance(value, bool) else str(value) for key, value in options.items()
+    }
     return Format(name, tuple(str(path) for path in paths), plain)
 
 
@@ -233,7 +235,9 @@ class Job:
         self.name = str(name)
         self.steps = (steps,) if isinstance(steps, Step) else tuple(steps)
         if not self.steps or not all(isinstance(one, Step) for one in self.steps):
-            raise JobFileError(f'job "{name}" needs at least one mr.step(...), and nothing else, as its steps')
+            raise JobFileError(
+                f'job "{name}" needs at least one mr.step(...), and nothing else, as its steps'
+            )
         self.input = as_format(input, text)
         self.output = as_format(output, tsv)
         self.setup = _named("setup", setup)

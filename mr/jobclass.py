@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
 from mr import context, registry
-from mr.job import OPTION_NAMES, Format, Job, JobFileError, Partitioner, Step, step
+from mr.job import OPTION_NAMES, Format, Job, Partitioner, Step, step
+from mr.registry import JobFileError
 
 _HOOKS = ("setup", "teardown", "finalize")
 
@@ -93,12 +94,16 @@ class JobClass(registry.Owner):
     def job(cls, name: str = "") -> Job:
         """The job this class stands for. Raises JobFileError, also for arguments it does not take."""
         instance = cls()
-        settings = {key.lower(): getattr(cls, key) for key in dir(cls) if key.lower() in OPTION_NAMES and key.isupper()}
+        settings = {
+            key.lower(): getattr(cls, key)
+            for key in dir(cls)
+            if key.lower() in OPTION_NAMES and key.isupper()
+        }
         hooks = {hook: instance._hook(hook) for hook in _HOOKS}
         return Job(
             cls.NAME or name or cls.__name__.lower(),
             instance.steps(),
-            input=cls.INPUT,  # type: ignore[arg-type]  # any sequence of paths is an iterable of them
+            input=cls.INPUT,
             output=cls.OUTPUT,
             **hooks,
             **settings,
@@ -117,17 +122,19 @@ class JobClass(registry.Owner):
         """`python wordcount.py IN... -o OUT` is `mr run wordcount.py IN... -o OUT`."""
         from mr.cli import main
 
-        sys.exit(main(["run", str(Path(sys.argv[0])), *sys.argv[1:]]))
+        main(["run", str(Path(sys.argv[0])), *sys.argv[1:]])
+        sys.exit(0)
 
 
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong with an exception; `--help` still prints and exits."""
 
     def error(self, message: str) -> NoReturn:
-        raise JobFileError(f"{message} (the job's own arguments stand after --)", next=self.format_usage().strip())
+        raise JobFileError(
+            f"{message} (the job's own arguments stand after --)", next=self.format_usage().strip()
+        )
 
 
 def is_job_class(value: Any) -> bool:
     """Whether it is a class that stands for a job."""
     return isinstance(value, type) and issubclass(value, JobClass) and value is not JobClass
-

@@ -23,9 +23,9 @@ from typing import Any
 
 from mr import context, registry
 from mr.errors import Error
-from mr.job import OPTION_NAMES, Job, JobFileError, step
+from mr.job import OPTION_NAMES, Job, step
 from mr.jobclass import is_job_class
-from mr.registry import Registry
+from mr.registry import JobFileError, Registry
 
 PACKAGE = str(Path(__file__).parent) + os.sep
 
@@ -162,7 +162,9 @@ def _bare(values: dict[str, Any], file: Path) -> Job:
             next="write `def mapper(line): ...`, or see `mr examples`",
         )
     settings = {key.lower(): values[key] for key in values if key.isupper() and key.lower() in OPTION_NAMES}
-    hooks = {hook: values.get(hook) for hook in ("setup", "teardown", "finalize") if callable(values.get(hook))}
+    hooks = {
+        hook: values.get(hook) for hook in ("setup", "teardown", "finalize") if callable(values.get(hook))
+    }
     one = step(
         found["mapper"],
         found["reducer"],

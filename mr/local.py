@@ -61,7 +61,9 @@ class LocalResult:
     failure: pb.Failure | None = None
     failed_task: str = ""
     seconds: float = 0.0
-    error: AttemptFailed | None = None  # its `__cause__` is the user's own exception, if it ran in this process
+    error: AttemptFailed | None = (
+        None  # its `__cause__` is the user's own exception, if it ran in this process
+    )
 
     def results(self) -> Iterator[tuple[Any, Any]]:
         """The (key, value) pairs of the output, in the order of the parts, as its format reads them back."""
@@ -134,7 +136,9 @@ class _Inline:
     def __init__(self, code: loader.Code) -> None:
         self._code = code
 
-    def each(self, requests: Sequence[task_pb2.RunAttempt], run: Callable[[task_pb2.RunAttempt, Runner], None]) -> None:
+    def each(
+        self, requests: Sequence[task_pb2.RunAttempt], run: Callable[[task_pb2.RunAttempt, Runner], None]
+    ) -> None:
         """Calls `run(request, runner)` for each request, in order."""
         for request in requests:
             run(request, self._run)
@@ -165,7 +169,9 @@ class _Pool:
             process.stop()
         self._threads.shutdown()
 
-    def each(self, requests: Sequence[task_pb2.RunAttempt], run: Callable[[task_pb2.RunAttempt, Runner], None]) -> None:
+    def each(
+        self, requests: Sequence[task_pb2.RunAttempt], run: Callable[[task_pb2.RunAttempt, Runner], None]
+    ) -> None:
         """Calls `run(request, runner)` for each request, some at a time; begins in order."""
         futures = [self._threads.submit(run, request, self._run) for request in requests]
         for future in futures:
@@ -281,9 +287,7 @@ class _LocalJob:
             self.result.skipped.extend(result.skipped)
         return results
 
-    def _until_done(
-        self, request: task_pb2.RunAttempt, run: Runner, tries: int
-    ) -> tuple[pb.TaskResult, int]:
+    def _until_done(self, request: task_pb2.RunAttempt, run: Runner, tries: int) -> tuple[pb.TaskResult, int]:
         """Tries a task until it is done, the user's failures are too many, or a failure is final."""
         deaths: dict[int, int] = {}
         while True:
@@ -320,7 +324,7 @@ class Local:
     def run(
         self,
         job: Job | type | str | Path,
-        inputs: Sequence[str | Path] | str | Path = (),  # noqa: A002
+        inputs: Sequence[str | Path] | str | Path = (),
         output: str | Path | None = None,
         *,
         args: Sequence[str] = (),
@@ -414,7 +418,8 @@ def plan_inputs(spec: pb.JobSpec, given: Sequence[str | Path] | str | Path) -> p
         spec.input.patterns[:] = patterns
     if not spec.input.patterns:
         raise Usage(
-            f"{spec.job_file} has no input", next=f"name files or folders after the job: {spec.job_file} INPUT..."
+            f"{spec.job_file} has no input",
+            next=f"name files or folders after the job: {spec.job_file} INPUT...",
         )
     found = inputs.list_inputs(spec.input.patterns)
     splittable = formats.input_format(spec.input.format, dict(spec.input.options)).splittable

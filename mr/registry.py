@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, overload
@@ -200,23 +201,22 @@ def identity(key: Any, values: Iterator[Any]) -> Iterator[tuple[Any, Any]]:
         yield key, value
 
 
-_current = Registry()
+_current: ContextVar[Registry] = ContextVar("registry", default=Registry())  # noqa: B039  shared on purpose
 
 
 def current() -> Registry:
     """The registry that decorators and jobs register into."""
-    return _current
+    return _current.get()
 
 
 @contextlib.contextmanager
 def collecting(registry: Registry) -> Iterator[Registry]:
     """While open, whatever is registered goes to `registry`."""
-    global _current
-    before, _current = _current, registry
+    before = _current.set(registry)
     try:
         yield registry
     finally:
-        _current = before
+        _current.reset(before)
 
 
 def _decorator(kind: Kind, name: str | F | None) -> Any:

@@ -22,7 +22,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mr import attempt, compile, frames, loader
+from mr import attempt, frames, loader
+from mr.compile import compile_job
 from mr.errors import Error
 from mr.failures import AttemptFailed, failure_of, load_failure
 from mr.registry import JobFileError
@@ -98,7 +99,9 @@ class _Server:
         if self._code is not None:
             if wanted != self._belongs_to:
                 raise AttemptFailed(
-                    pb.Failure(cause=pb.INTERNAL, message=f"this process belongs to job {self._belongs_to[0]}")
+                    pb.Failure(
+                        cause=pb.INTERNAL, message=f"this process belongs to job {self._belongs_to[0]}"
+                    )
                 )
             return self._code
         if spec.python and spec.python != this_python():
@@ -164,7 +167,7 @@ def describe(in_fd: int, out_fd: int) -> int:
 def _described(asked: dict[str, Any]) -> dict[str, Any]:
     os.environ.update(asked["flags"].get("env", {}))
     code = load_bundle(Path(asked["folder"]), asked["file"], asked["args"], asked["name"])
-    spec = compile.compile_job(
+    spec = compile_job(
         code.job,
         job_file=asked["file"],
         args=asked["args"],

@@ -74,9 +74,9 @@ def prepare(request: Request) -> Prepared:
     spec = described.spec
     if request.inputs:
         spec.input.patterns[:] = request.inputs
-    spec.output.path = _output(request, spec)
     spec.job_id = checked_id(request.id) if request.id else new_id(spec.name)
     plan, files, size = _plan(request, spec)
+    spec.output.path = _output(request, spec)
     encoded = plan.SerializeToString(deterministic=True)
     spec.maps = len(plan.splits)
     spec.input_files, spec.input_bytes = files, size

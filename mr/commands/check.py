@@ -94,7 +94,8 @@ def _headline(described: Description) -> str:
     spec = described.spec
     functions = units.plural(len(described.functions), "function")
     steps = units.plural(len(spec.steps), "step")
-    return f"{spec.name}   {steps}   {functions}   plan {spec.plan_digest[:12]}   code {described.bundle.digest.hex()[:12]}"
+    digests = f"plan {spec.plan_digest[:12]}   code {described.bundle.digest.hex()[:12]}"
+    return f"{spec.name}   {steps}   {functions}   {digests}"
 
 
 def _text(described: Description) -> str:
@@ -107,10 +108,9 @@ def _text(described: Description) -> str:
         if step.reducer:
             parts.append(f"reduce {step.reducer} x {step.reduces} by {step.partitioner}")
         lines.append(f"step {n}   " + "   ".join(parts))
-    where = " ".join(spec.input.patterns) or "(given when submitted)"
-    lines.append(
-        f"input {spec.input.format} {where}   output {spec.output.format} {spec.output.path or '(given when submitted)'}"
-    )
+    later = "(given when submitted)"
+    source = f"input {spec.input.format} {' '.join(spec.input.patterns) or later}"
+    lines.append(f"{source}   output {spec.output.format} {spec.output.path or later}")
     columns = [
         render.Column("NAME", lambda f: f.name),
         render.Column("KIND", lambda f: f.kind),

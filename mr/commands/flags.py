@@ -76,6 +76,23 @@ def common(command: F) -> F:
     return cast(F, wrapped)
 
 
+def apart(command: F) -> F:
+    """For commands that talk to no cluster of the user's: only -q, -v and --no-color."""
+
+    @functools.wraps(command)
+    def run(**given: Any) -> Any:
+        form: Form = "json" if given.pop("as_json", False) else given.pop("form", "table")
+        given.pop("form", None)
+        given.pop("verbose")
+        color = not (given.pop("no_color") or os.environ.get("NO_COLOR"))
+        return command(Session(form=form, quiet=given.pop("quiet"), color=color), **given)
+
+    wrapped: Any = run
+    for option in reversed(_COMMON[-3:]):
+        wrapped = option(wrapped)
+    return cast(F, wrapped)
+
+
 def formatted(command: F) -> F:
     """`--format` and `--json`; used together with `common`, above it."""
     wrapped: Any = click.option("--json", "as_json", is_flag=True, help="Short for --format json.")(command)

@@ -48,12 +48,7 @@ def describe(prepared: Prepared, workers: list[WorkerInfo] | None) -> dict[str, 
     spec = prepared.spec
     usable = [worker for worker in workers or () if worker.state == "active"]
     slots = sum(worker.slots for worker in usable) if workers is not None else None
-    tasks = [
-        {"step": n, "maps": _maps(prepared, n), "reduces": step.reduces} for n, step in enumerate(spec.steps)
-    ]
-    for task in tasks:
-        task["map_waves"] = -(-task["maps"] // slots) if slots else None
-        task["reduce_waves"] = -(-task["reduces"] // slots) if slots else None
+    tasks = [_step(prepared, n, slots) for n in range(len(spec.steps))]
     return {
         "name": spec.name,
         "input_files": spec.input_files,
@@ -71,6 +66,18 @@ def describe(prepared: Prepared, workers: list[WorkerInfo] | None) -> dict[str, 
     }
 
 
+def _step(prepared: Prepared, number: int, slots: int | None) -> dict[str, Any]:
+    """One step's tasks, and in how many waves the slots can run them."""
+    maps, reduces = _maps(prepared, number), prepared.spec.steps[number].reduces
+    return {
+        "step": number,
+        "maps": maps,
+        "reduces": reduces,
+        "map_waves": -(-maps // slots) if slots else None,
+        "reduce_waves": -(-reduces // slots) if slots else None,
+    }
+
+
 def _maps(prepared: Prepared, step: int) -> int:
     """Maps of step k > 0 read the parts of step k - 1."""
     if step == 0:
@@ -80,14 +87,11 @@ def _maps(prepared: Prepared, step: int) -> int:
 
 
 def _print(prepared: Prepared, facts: dict[str, Any], note: str, *, wide: bool) -> None:
-    files = units.plural(facts["input_files"], "file")
-    print(
-        f"job {facts['name']}   code {facts['code'][:6]}, {units.size(facts['code_bytes'])}   plan {facts['plan'][:6]}"
-    )
-    largest = units.size(facts["largest_split_bytes"])
-    print(
-        f"input {files}, {units.size(facts['input_bytes'])}   {units.plural(facts['splits'], 'split')}, largest {largest}"
-    )
+    code = f"code {facts['code'][:6]}, {units.size(facts['code_bytes'])}"
+    print(f"job {facts['name']}   {code}   plan {facts['plan'][:6]}")
+    amount = f"{units.plural(facts['input_files'], 'file')}, {units.size(facts['input_bytes'])}"
+    splits = f"{units.plural(facts['splits'], 'split')}, largest {units.size(facts['largest_split_bytes'])}"
+    print(f"input {amount}   {splits}")
     for step in facts["steps"]:
         waves = f"   waves {step['map_waves']} + {step['reduce_waves']}" if facts["slots"] else ""
         print(f"step {step['step']}   maps {step['maps']}   reduces {step['reduces']}{waves}")

@@ -69,11 +69,14 @@ def execute(session: Session, request: Request, processes: int, scratch: Path, *
         shown.close()
         print("mr: interrupted; nothing was published", file=sys.stderr)
         return 130
-    finally:
+    except BaseException:
         shown.close()
+        raise
     status = as_status(prepared, result)
-    if result.state == "SUCCEEDED" and not session.machine:
+    if result.state == "SUCCEEDED":
+        shown.progress(story.progress(status), last=True)
         shown.line(story.done(status, result.seconds))
+    shown.close()
     return finish(session, status, time.monotonic() - started, to_stdout=to_stdout)
 
 
@@ -99,8 +102,13 @@ def as_status(prepared: Prepared, result: LocalResult) -> JobStatus:
         finish_note=result.note,
     )
     for n, step in enumerate(spec.steps):
-        maps = pb.KindStatus(total=spec.maps if n == 0 else spec.steps[n - 1].reduces or spec.maps)
-        status.steps.add(step=n, map=maps, reduce=pb.KindStatus(total=step.reduces))
+        maps = spec.maps if n == 0 else spec.steps[n - 1].reduces or spec.maps
+        ended = result.state == "SUCCEEDED"
+        status.steps.add(
+            step=n,
+            map=pb.KindStatus(total=maps, completed=maps * ended),
+            reduce=pb.KindStatus(total=step.reduces, completed=step.reduces * ended),
+        )
     if result.failure is not None:
         status.failure.CopyFrom(result.failure)
         status.reason = f"{result.failed_task}: {result.failure.message}"

@@ -1,7 +1,7 @@
 """Keys and values as bytes.
 
-Keys. `encode_key` preserves order: comparing encodings as bytes is comparing keys by the total order below, so
-everything after the mapper sorts, merges and groups raw bytes. **Two keys are one if and only if their
+Keys. `encode_key` preserves order: comparing encodings as bytes is comparing keys by the total order below,
+so everything after the mapper sorts, merges and groups raw bytes. **Two keys are one if and only if their
 encodings are equal.** That makes 1, 1.0 and True three keys, where Python's `==` sees one.
 
     None < bool < int < float < str < bytes < tuple < list < dict        a kind comes before any value
@@ -15,7 +15,8 @@ encodings are equal.** That makes 1, 1.0 and True three keys, where Python's `==
 
 Values. Exactly the same kinds come back as went in (True is no 1, a tuple is no list, -0.0 and NaN payloads
 survive). Anything else is `Unencodable`, unless the job allows pickle; then it travels pickled, and is
-unpickled only in task processes of that job. A bytearray or memoryview inside a container comes back as bytes.
+unpickled only in task processes of that job. A bytearray or memoryview inside a container comes back as
+bytes.
 
 Encoding of keys, for other languages: one tag byte, then
     str, bytes   at the top: the raw bytes to the end; inside a container: 00 as 00 FF, then 00 at the end
@@ -71,18 +72,20 @@ class NotAPair(TypeError):
     cause = Cause.BAD_TYPE
 
 
-# --- keys ----------------------------------------------------------------------------------------------------
+# --- keys -----------------------------------------------------------------------------------------
 
 
 def encode_key(key: Any) -> bytes:
     """The order-preserving encoding of `key`. Raises Unencodable."""
     kind = type(key)
     if kind is str:
-        return STR_TAG + key.encode("utf-8", "surrogatepass")
+        text: str = key
+        return STR_TAG + text.encode("utf-8", "surrogatepass")
     if kind is int:
         return _SMALL_INTS.get(key) or _int(key)
     if kind is bytes:
-        return b"\x58" + key
+        data: bytes = key
+        return b"\x58" + data
     encode = _NESTED.get(kind)
     if encode is None:
         raise _no_key(key)
@@ -97,6 +100,8 @@ def decode_key(data: bytes) -> Any:
     tag = data[0]
     if tag == _STR:
         return data[1:].decode("utf-8", "surrogatepass")
+    if _INT_ZERO <= tag < _INT_BIG and len(data) == tag - _INT_ZERO + 1:
+        return int.from_bytes(data[1:], "big")
     if tag == _BYTES:
         return data[1:]
     key, end = _decode(data, 0)
@@ -119,15 +124,17 @@ def _int(value: int) -> bytes:
     if value >= 0:
         size = (value.bit_length() + 7) >> 3
         if size <= 8:
-            return (_INT_ZERO + size).to_bytes(1, "big") + value.to_bytes(size, "big")
+            return _POSITIVE[size] + value.to_bytes(size, "big")
         return b"\x41" + _U32.pack(size) + value.to_bytes(size, "big")
     size = ((-1 - value).bit_length() + 7) >> 3
     inverted = (value + (1 << (8 * size))).to_bytes(size, "big")  # two's complement inverts -1-value
     if size <= 8:
-        return (_INT_ZERO - 1 - size).to_bytes(1, "big") + inverted
+        return _NEGATIVE[size] + inverted
     return b"\x2e" + _U32.pack(0xFFFF_FFFF - size) + inverted
 
 
+_POSITIVE = [bytes([_INT_ZERO + size]) for size in range(9)]
+_NEGATIVE = [bytes([_INT_ZERO - 1 - size]) for size in range(9)]
 _SMALL_INTS = {value: _int(value) for value in range(-256, 4096)}
 
 
@@ -230,7 +237,7 @@ def split_sort_key(data: bytes) -> tuple[Any, bytes]:
     return key, data[:end]
 
 
-# --- values --------------------------------------------------------------------------------------------------
+# --- values ---------------------------------------------------------------------------------------
 
 _EXT_TUPLE, _EXT_INT, _EXT_PICKLE = 1, 2, 3
 _INT64_MIN, _UINT64_MAX = -(1 << 63), (1 << 64) - 1
@@ -239,9 +246,9 @@ _INT64_MIN, _UINT64_MAX = -(1 << 63), (1 << 64) - 1
 class Values:
     """Packs and unpacks what blocks hold: lists of values, in one call for all of them.
 
-    Two packings. *Plain* holds scalars and flat tuples of scalars, with every array a tuple: no Python code runs
-    for a value. *Exact* holds everything: tuples, big integers and pickles are msgpack extensions. Who packs must
-    know that all is plain (`freeze` says so); the block remembers which it was.
+    Two packings. *Plain* holds scalars and flat tuples of scalars, with every array a tuple: no Python code
+    runs for a value. *Exact* holds everything: tuples, big integers and pickles are msgpack extensions. Who
+    packs must know that all is plain (`freeze` says so); the block remembers which it was.
     """
 
     def __init__(self, *, allow_pickle: bool = False) -> None:

@@ -12,9 +12,11 @@
     both      pairs   keys and values exactly, in checksummed blocks: between the steps of a job
 
 Text is UTF-8; what is not UTF-8 comes in as lone surrogates ("surrogateescape") and goes out as the very same
-bytes. A UTF-8 BOM at the beginning of a file is dropped. In output a None key or value leaves no field behind.
+bytes. A UTF-8 BOM at the beginning of a file is dropped. In output a None key or value leaves no field
+behind.
 
-More formats come from the entry point group `mr.formats`: a class with `reads` or `writes`, made with the options.
+More formats come from the entry point group `mr.formats`: a class with `reads` or `writes`, made with the
+options.
 """
 
 from __future__ import annotations

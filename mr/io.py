@@ -18,6 +18,6 @@ def read_range(path: str | os.PathLike[str], start: int, end: int) -> bytes:
 
 
 def tokenize(text: str, separators: str | None = None) -> list[str]:
-    """The non-empty tokens between any characters of `separators`; by default, the words (Unicode letters, digits, _)."""
+    """The non-empty tokens between any of the characters `separators`; by default, words (letters, digits, _)."""
     pattern = _SEPARATORS if separators is None else re.compile(f"[{re.escape(separators)}]+")
     return [token for token in pattern.split(text) if token]

@@ -5,10 +5,10 @@
     .OUT.mr-JOB/final/            the winners under their published names, then the manifest `_SUCCESS`
     OUT                           `final`, renamed
 
-The staging place stands beside OUT, hence on the same file system: publication is one rename. `publish` may be
-cut short at any point and repeated by anyone, even by two at once: every step looks at what is there. What OUT
-held before is refused (D12), unless the job overwrites: then it is moved aside and removed, and for the moment
-between two renames there is no OUT at all.
+The staging place stands beside OUT, hence on the same file system: publication is one rename. `publish` may
+be cut short at any point and repeated by anyone, even by two at once: every step looks at what is there. What
+OUT held before is refused (D12), unless the job overwrites: then it is moved aside and removed, and for the
+moment between two renames there is no OUT at all.
 """
 
 from __future__ import annotations
@@ -115,11 +115,11 @@ def cleanup(spec: JobSpec) -> None:
 
 
 def _remove_tree(path: Path) -> None:
-    try:
-        shutil.rmtree(path)
-    except FileNotFoundError:
-        if path.exists():  # another one removes it at the same time
-            _remove_tree(path)
+    while path.exists():
+        try:
+            shutil.rmtree(path)
+        except FileNotFoundError:
+            continue  # another one removes it at the same time
 
 
 # --- what an attempt writes ---
@@ -132,23 +132,19 @@ class PartWriter:
         self.records = 0
         self._path = path
         self._digest = hashlib.sha256()
-        self._bytes = 0
+        self._size = 0
         self._file = open(path, "wb", buffering=0)  # noqa: SIM115  closed by close or abort
-        self._sink = output_format(output.format, dict(output.options)).sink(self)  # type: ignore[arg-type]  # see write
-
-    @property
-    def bytes(self) -> int:
-        """Written so far."""
-        return self._bytes
+        self._sink = output_format(output.format, dict(output.options)).sink(self)
 
     def write(self, data: bytes) -> int:
         """The file as the format sees it: counts and digests what goes through."""
         self._digest.update(data)
-        self._bytes += len(data)
         view = memoryview(data)
+        size = len(view)
+        self._size += size
         while view:
             view = view[self._file.write(view) :]
-        return len(data)
+        return size
 
     def extend(self, pairs: Iterable[Any]) -> None:
         """Write pairs. Raises NotAPair, Unencodable, OSError, and what user code raises."""
@@ -163,8 +159,13 @@ class PartWriter:
         self._file.close()
         _sync_directory(self._path.parent)
         return OutputFile(
-            name=self._path.name, bytes=self._bytes, records=self.records, sha256=self._digest.digest()
+            name=self._path.name, bytes=self._size, records=self.records, sha256=self._digest.digest()
         )
+
+    @property
+    def bytes(self) -> int:
+        """Written so far."""
+        return self._size
 
     def abort(self) -> None:
         """Drop what was written."""

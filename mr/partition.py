@@ -1,8 +1,8 @@
 """Which reduce gets a key: a pure function of the encoded key and R, the same in every process and language.
 
 The interpreter's own hash is randomized for each process and would send one key to two reduces. This one has
-no seed: CRC-32 (the one of zlib, gzip and PNG) of the key's encoding (mr/codec.py), spread by Fibonacci hashing
-so that structured keys fall evenly into any R, reduced by multiplication instead of division:
+no seed: CRC-32 (the one of zlib, gzip and PNG) of the key's encoding (mr/codec.py), spread by Fibonacci
+hashing so that structured keys fall evenly into any R, reduced by multiplication instead of division:
 
     C      uint32_t h = (uint32_t) crc32(0, key, n) * 0x9E3779B1u;  return (uint64_t) h * R >> 32;
     Rust   let h = crc32fast::hash(key).wrapping_mul(0x9E3779B1);   ((h as u64 * r as u64) >> 32) as u32

@@ -9,12 +9,12 @@ import csv
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from mr.codec import Values, decode_key
 from mr.inputs import open_piece
 from mr.lines import LINE_BYTES_MAX, Block, decode_lines, offsets, read_blocks
-from mr.options import Options, flag, one_char, size
+from mr.options import Converters, Options, flag, one_char, size
 from mr.shuffle.blocks import RegionReader, seal
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class _Lines:
 
     splittable = True
     pairs = False
-    options: Mapping[str, Callable[[str], Any]] = {"max_record": size}
+    options: ClassVar[Converters] = {"max_record": size}
 
     def __init__(self, options: Options) -> None:
         self._line_bytes_max: int = options.get("max_record", LINE_BYTES_MAX)
@@ -117,7 +117,7 @@ class KvInput(_Lines):
     """Key and value with a separator between them."""
 
     pairs = True
-    options = {**_Lines.options, "separator": one_char}
+    options: ClassVar[Converters] = {**_Lines.options, "separator": one_char}
 
     def __init__(self, options: Options) -> None:
         super().__init__(options)
@@ -175,7 +175,12 @@ class JsonlInput(_SomeLines):
 class CsvInput(_SomeLines):
     """Comma-separated rows."""
 
-    options = {**_Lines.options, "separator": one_char, "header": flag, "multiline": flag}
+    options: ClassVar[Converters] = {
+        **_Lines.options,
+        "separator": one_char,
+        "header": flag,
+        "multiline": flag,
+    }
 
     def __init__(self, options: Options) -> None:
         super().__init__(options)
@@ -268,8 +273,10 @@ class _LineFeed:
         return self
 
     def __next__(self) -> str:
-        for self.line, size_ in self._lines:
-            self.at += size_
+        line = next(self._lines, None)
+        if line is not None:
+            self.line = line[0]
+            self.at += line[1]
             return self.line
         block = next(self._blocks)
         data = block.data.removeprefix(_BOM) if block.offset == 0 else block.data
@@ -285,7 +292,7 @@ class PairsInput:
 
     splittable = False
     pairs = True
-    options: Mapping[str, Callable[[str], Any]] = {"allow_pickle": flag}
+    options: ClassVar[Converters] = {"allow_pickle": flag}
 
     def __init__(self, options: Options) -> None:
         self._values = Values(allow_pickle=options.get("allow_pickle", False))

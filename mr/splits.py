@@ -1,7 +1,8 @@
 """Cuts a listing of input files into the splits of map tasks. Pure: the same listing gives the same plan.
 
-Nothing here reads a file, and nothing depends on the size of the cluster: a plan is a function of paths, sizes
-and the split size alone, so that a job makes the same bytes on one worker and on a hundred (D11, S3-12).
+Nothing here reads a file, and nothing depends on the size of the cluster: a plan is a function of paths,
+sizes and the split size alone, so that a job makes the same bytes on one worker and on a hundred (D11,
+S3-12).
 
 Files are taken in the order of the listing. A file that may be cut and is larger than a split becomes equal
 byte ranges; a range owns the records that *begin* in it (mr/lines.py). Everything else is packed whole, in

@@ -6,14 +6,14 @@ import csv
 import io
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, BinaryIO, Protocol
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, ClassVar, Protocol
 
 from mr.codec import NotAPair, Unencodable, Values, decode_key, encode_key
-from mr.lines import decode_lines, read_blocks
-from mr.options import Options, flag, one_char
+from mr.lines import read_blocks
+from mr.options import Converters, Options, flag, one_char
 from mr.readers import PAIRS_OWNER
-from mr.shuffle.blocks import RegionReader, RegionWriter, seal
+from mr.shuffle.blocks import RegionReader, RegionWriter, Writable, seal
 
 _WRITE_BYTES = 64 << 10
 _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
@@ -34,7 +34,7 @@ class Sink(Protocol):
 class OutputFormat(Protocol):
     """Writes parts, and reads them back for `results`."""
 
-    def sink(self, file: BinaryIO) -> Sink:
+    def sink(self, file: Writable) -> Sink:
         """A sink that appends to `file`."""
         ...
 
@@ -72,7 +72,7 @@ def to_bytes(text: str) -> bytes:
 class TextSink:
     """Collects encoded records and writes them in large pieces."""
 
-    def __init__(self, file: BinaryIO, encode: Callable[[Any, Any], str]) -> None:
+    def __init__(self, file: Writable, encode: Callable[[Any, Any], str]) -> None:
         self._file = file
         self._encode = encode
         self._pending: list[str] = []
@@ -102,12 +102,12 @@ class TextSink:
 class TextOutput:
     """Fields as they are, TAB between them."""
 
-    options: Mapping[str, Callable[[str], Any]] = {}
+    options: ClassVar[Converters] = {}
 
     def __init__(self, options: Options) -> None:
         del options
 
-    def sink(self, file: BinaryIO) -> TextSink:
+    def sink(self, file: Writable) -> TextSink:
         """A sink that appends to `file`."""
         return TextSink(file, self.encode)
 
@@ -133,15 +133,16 @@ def plain(value: Any) -> str:
 class TsvOutput:
     """Key TAB value, escaped so that a record is one line and a line two fields.
 
-    Read back, a value is what its JSON says, or else text: the str "12" comes back as a number. jsonl keeps them apart.
+    Read back, a value is what its JSON says, or else text: the str "12" comes back as a number. jsonl keeps
+    them apart.
     """
 
-    options: Mapping[str, Callable[[str], Any]] = {}
+    options: ClassVar[Converters] = {}
 
     def __init__(self, options: Options) -> None:
         del options
 
-    def sink(self, file: BinaryIO) -> TextSink:
+    def sink(self, file: Writable) -> TextSink:
         """A sink that appends to `file`."""
         return TextSink(file, self.encode)
 
@@ -188,12 +189,12 @@ def from_json(text: str) -> Any:
 class JsonlOutput:
     """A JSON document on every line."""
 
-    options: Mapping[str, Callable[[str], Any]] = {}
+    options: ClassVar[Converters] = {}
 
     def __init__(self, options: Options) -> None:
         del options
 
-    def sink(self, file: BinaryIO) -> TextSink:
+    def sink(self, file: Writable) -> TextSink:
         """A sink that appends to `file`."""
         return TextSink(file, self.encode)
 
@@ -220,12 +221,12 @@ class JsonlOutput:
 class CsvOutput:
     """Rows, quoted where needed."""
 
-    options: Mapping[str, Callable[[str], Any]] = {"separator": one_char}
+    options: ClassVar[Converters] = {"separator": one_char}
 
     def __init__(self, options: Options) -> None:
         self._separator: str = options.get("separator", ",")
 
-    def sink(self, file: BinaryIO) -> TextSink:
+    def sink(self, file: Writable) -> TextSink:
         """A sink that appends to `file`."""
         row = io.StringIO(newline="")
         writer = csv.writer(row, delimiter=self._separator, lineterminator="\n")
@@ -252,7 +253,7 @@ class CsvOutput:
 class PairsSink:
     """Keys and values exactly, in the order given."""
 
-    def __init__(self, file: BinaryIO, values: Values) -> None:
+    def __init__(self, file: Writable, values: Values) -> None:
         self._values = values
         self._region = RegionWriter(file, seal(PAIRS_OWNER, 0), values)
 
@@ -274,12 +275,12 @@ class PairsSink:
 class PairsOutput:
     """What a step writes for the next one."""
 
-    options: Mapping[str, Callable[[str], Any]] = {"allow_pickle": flag}
+    options: ClassVar[Converters] = {"allow_pickle": flag}
 
     def __init__(self, options: Options) -> None:
         self._values = Values(allow_pickle=options.get("allow_pickle", False))
 
-    def sink(self, file: BinaryIO) -> PairsSink:
+    def sink(self, file: Writable) -> PairsSink:
         """A sink that writes all of `file`."""
         return PairsSink(file, self._values)
 

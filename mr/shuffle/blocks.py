@@ -5,10 +5,10 @@
     payload  msgpack of [keys, value lists], lz4 when that is smaller; about 64 KiB raw, more only for one big record
     END      a block of kind 0 whose payload is the totals of records and raw bytes
 
-The CRC of a block covers its header and stored payload and continues the CRC of the block before it; the chain
-begins with the region's owner (job, step, map, attempt) and partition. So a flipped bit, a missing, doubled or
-moved block, a cut region, and the intact region of another attempt, map, partition or job are all `Damaged` (D7).
-No size is believed before its checksum held.
+The CRC of a block covers its header and stored payload and continues the CRC of the block before it; the
+chain begins with the region's owner (job, step, map, attempt) and partition. So a flipped bit, a missing,
+doubled or moved block, a cut region, and the intact region of another attempt, map, partition or job are all
+`Damaged` (D7). No size is believed before its checksum held.
 
 Keys ascend; equal keys may stand in several groups one behind the other, with their values in order.
 """
@@ -18,7 +18,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterable, Sequence
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple, Protocol
 from zlib import crc32
 
 import lz4.block
@@ -55,6 +55,14 @@ class Damaged(TaskFailure):
         self.partition = partition
         self.offset = offset
         self.reason = reason
+
+
+class Writable(Protocol):
+    """What a region is written to."""
+
+    def write(self, data: bytes, /) -> int:
+        """Write all of `data`."""
+        ...
 
 
 def seal(owner: bytes, partition: int) -> int:
@@ -101,14 +109,16 @@ class RegionWriter:
     `records` and `raw` (bytes before compression) count what was added, `stored` what the region takes on disk.
     """
 
-    def __init__(self, file: BinaryIO, chain: int, values: Values) -> None:
+    def __init__(self, file: Writable, chain: int, values: Values) -> None:
         self._file = file
         self._chain = chain
         self._values = values
         self._keys: list[bytes] = []
         self._lists: list[Sequence[Any]] = []
         self._weight = self._pending = 0
-        self._weight_target = WEIGHT_MAX // 4  # learned from the blocks written: depends on the data alone
+        self._groups = (
+            WEIGHT_MAX // 8
+        )  # in a block: learned from those written, so it depends on the data alone
         self._plain = True
         self.records = self.raw = self.stored = self.blocks = 0
 
@@ -118,47 +128,62 @@ class RegionWriter:
         `plain`: every value is, as `Values.freeze` says. `size`: about how many bytes the values are, where that
         may be much; it keeps what is pending small.
         """
-        if len(values) > WEIGHT_MAX:
-            for begin in range(0, len(values), WEIGHT_MAX):
-                piece = values[begin : begin + WEIGHT_MAX]
-                self.add(key, piece, plain, size * len(piece) // len(values))
-            return
         self._keys.append(key)
         self._lists.append(values)
         self._plain = self._plain and plain
-        self._weight += 1 + len(values)
         self._pending += len(key) + size
-        if self._weight >= self._weight_target or self._pending >= 2 * RAW_TARGET:
+        self._weight += 1 + len(values)
+        if self._weight >= WEIGHT_MAX or self._pending >= 2 * RAW_TARGET:
+            self._flush()
+
+    def add_all(
+        self, keys: Sequence[bytes], lists: Sequence[Sequence[Any]], plain: bool, size: int = 0
+    ) -> None:
+        """Append many groups at once, far faster than one by one. Raises as `add`.
+
+        `size`: about how many bytes one group is, where that may be much.
+        """
+        self._flush()
+        at = 0
+        while at < len(keys):
+            count = min(self._groups, max(RAW_TARGET // size, 1)) if size else self._groups
+            self._plain = plain
+            self._keys, self._lists = list(keys[at : at + count]), list(lists[at : at + count])
+            at += count
             self._flush()
 
     def close(self) -> None:
         """Write what is pending, then END."""
-        if self._keys:
-            self._flush()
+        self._flush()
         self._put(_END, 0, 0, 0, _TOTALS.pack(self.records, self.raw))
 
     def _flush(self) -> None:
-        keys, lists, weight = self._keys, self._lists, self._weight
-        self._keys, self._lists, self._weight, self._pending = [], [], 0, 0
-        size = self._write(keys, lists, self._plain)
-        self._weight_target = min(max(weight * RAW_TARGET // size, 1), WEIGHT_MAX)
-        self._plain = True
+        keys, lists, plain = self._keys, self._lists, self._plain
+        self._keys, self._lists, self._plain, self._weight, self._pending = [], [], True, 0, 0
+        if keys:
+            size = self._write(keys, lists, plain)
+            self._groups = min(max(len(keys) * RAW_TARGET // size, 1), WEIGHT_MAX)
 
     def _write(self, keys: list[bytes], lists: list[Sequence[Any]], plain: bool) -> int:
         """Write blocks of a bounded size, halving as long as one is too large. Returns the raw size."""
-        raw = (self._values.pack_plain if plain else self._values.pack)([keys, lists])
-        if len(raw) > 2 * RAW_TARGET and len(keys) > 1:
+        records = sum(map(len, lists))
+        if len(keys) + records <= 2 * WEIGHT_MAX:
+            raw = (self._values.pack_plain if plain else self._values.pack)([keys, lists])
+            if len(raw) <= 2 * RAW_TARGET or records == 1:
+                self._put_groups(raw, len(keys), records, plain)
+                return len(raw)
+        if len(keys) > 1:
             half = len(keys) // 2
             return self._write(keys[:half], lists[:half], plain) + self._write(
                 keys[half:], lists[half:], plain
             )
-        if len(raw) > 2 * RAW_TARGET and len(lists[0]) > 1:
-            values, half = lists[0], len(lists[0]) // 2
-            return self._write(keys, [values[:half]], plain) + self._write(keys, [values[half:]], plain)
+        values, half = lists[0], records // 2
+        return self._write(keys, [values[:half]], plain) + self._write(keys, [values[half:]], plain)
+
+    def _put_groups(self, raw: bytes, groups: int, records: int, plain: bool) -> None:
         if len(raw) > RECORD_BYTES_MAX:
             raise Unencodable(f"a record of {len(raw)} bytes is over the limit of {RECORD_BYTES_MAX}")
-        self._put(_PLAIN if plain else _EXACT, len(keys), sum(map(len, lists)), len(raw), raw)
-        return len(raw)
+        self._put(_PLAIN if plain else _EXACT, groups, records, len(raw), raw)
 
     def _put(self, kind: int, groups: int, records: int, raw: int, payload: bytes) -> None:
         flags = 0

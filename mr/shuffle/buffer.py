@@ -1,9 +1,10 @@
 """The map side: a mapper's pairs become one segment of R sorted, combined regions, in bounded memory.
 
 Pairs are grouped by key as they come. When their size passes the limit they are combined, and if that did not
-halve them, spilled: sorted by encoded key, partitioned, written as a segment of their own. `finish` merges the
-spills in order. What is written depends on the pairs and the limit alone: size is counted from the serialized
-bytes of each pair, never from memory or time, so every attempt of a map makes the same segment (D11).
+halve them, spilled: sorted by encoded key, partitioned, written as a segment of their own. `finish` merges
+the spills in order. What is written depends on the pairs and the limit alone: size is counted from the
+serialized bytes of each pair, never from memory or time, so every attempt of a map makes the same segment
+(D11).
 
 Values of one key stay in emission order. A combiner may be called never, once or many times for a key, with
 values or with what it made of them (P-04); records_in - combine_in + combine_out == records_out always (D6).
@@ -95,8 +96,8 @@ class MapBuffer:
         self._clear()
 
     def _clear(self) -> None:
-        # A str key stands for itself: hashing and comparing it is cheaper than encoding it for every record, and
-        # only a str equals a str. Every other key is its encoding, for 1 == 1.0 == True.
+        # A str key stands for itself: hashing and comparing it is cheaper than encoding it for every record,
+        # and only a str equals a str. Every other key is its encoding, for 1 == 1.0 == True.
         self._groups: dict[str | bytes, list[Any]] = {}
         self._room = self._limit
         self._plain = True
@@ -119,7 +120,7 @@ class MapBuffer:
 
     def extend(self, pairs: Iterable[Any]) -> None:
         """Take all pairs of an iterable. Raises NotAPair, Unencodable, OSError, and what user code raises."""
-        groups, room, taken = self._groups, self._room, 0
+        groups, room, taken, freeze = self._groups, self._room, 0, self._values.freeze
         try:
             for pair in pairs:
                 if type(pair) is not tuple or len(pair) != 2:
@@ -130,7 +131,12 @@ class MapBuffer:
                 if type(value) is int and -_SMALL < value < _SMALL:
                     cost = _VALUE_COST + 8
                 else:
-                    value, cost = self._freeze(value)
+                    value, cost, plain = freeze(value)
+                    cost += _VALUE_COST
+                    if not plain:
+                        self._plain = False
+                    if cost > RAW_TARGET:
+                        self._large = True
                 held = groups.get(key)
                 if held is None:
                     groups[key] = [value]
@@ -195,10 +201,12 @@ class MapBuffer:
     def _write_groups(self, segment: SegmentWriter) -> None:
         for items in self._partitioned():
             region = segment.begin()
-            if self._sort_values:
-                items = self._sorted_by_value(items)
-            for key, values in items:
-                region.add(key, values, self._plain, self._size_of(values) if self._large else 0)
+            rows = self._sorted_by_value(items) if self._sort_values else items
+            if self._large:
+                for key, values in rows:
+                    region.add(key, values, self._plain, self._size_of(values))
+            else:
+                region.add_all([row[0] for row in rows], [row[1] for row in rows], self._plain)
             segment.end()
 
     def _partitioned(self) -> list[list[_Item]]:

@@ -1,13 +1,13 @@
 """Many sorted runs become one, in bounded memory: groups by ascending key, values in (run, position) order.
 
-The order of the runs is the caller's: map index order on the reduce side, spill order on the map side. With it
-the result depends on the data alone (D11), never on when a run arrived. No more than `FAN_IN` runs are merged
-at once; more take passes over files of our own (FD23). `FAN_IN` is a constant and not a setting of the machine,
-since with a combiner the passes could be seen in the result (a sum of floats).
+The order of the runs is the caller's: map index order on the reduce side, spill order on the map side. With
+it the result depends on the data alone (D11), never on when a run arrived. No more than `FAN_IN` runs are
+merged at once; more take passes over files of our own (FD23). `FAN_IN` is a constant and not a setting of the
+machine, since with a combiner the passes could be seen in the result (a sum of floats).
 
 How it is fast without native code: every round takes from each run all groups below the smallest of the runs'
-last keys in memory, and hands their concatenation to `sorted`, which recognizes the sorted stretches and merges
-them in C. Only a key that may go on in the next block, one a round, is walked run by run.
+last keys in memory, and hands their concatenation to `sorted`, which recognizes the sorted stretches and
+merges them in C. Only a key that may go on in the next block, one a round, is walked run by run.
 """
 
 from __future__ import annotations
@@ -89,7 +89,8 @@ class Cursor:
 class Merge:
     """Iterates over all groups of some runs, each key once. Raises Damaged.
 
-    While a group is in hand, `plain` says that its values are plain, and `record_bytes` bounds their mean size.
+    While a group is in hand, `plain` says that its values are plain, and `record_bytes` bounds their mean
+    size.
     """
 
     def __init__(self, cursors: Sequence[Cursor]) -> None:
@@ -98,6 +99,21 @@ class Merge:
         self.record_bytes = 0
 
     def __iter__(self) -> Iterator[Group]:
+        for keys, lists, hot in self._rounds():
+            yield from _grouped(keys, lists)
+            if hot is not None:
+                yield hot
+
+    def batches(self) -> Iterator[tuple[Sequence[bytes], Sequence[Sequence[Any]]]]:
+        """The same in larger pieces: keys in order, equal ones one behind the other, and the values of each."""
+        for keys, lists, hot in self._rounds():
+            yield keys, lists
+            if hot is not None:
+                for values in hot[1]:
+                    yield (hot[0],), (values,)
+
+    def _rounds(self) -> Iterator[tuple[list[bytes], list[Sequence[Any]], Group | None]]:
+        """Sorted stretches of groups, with the one key behind each that may not be in memory as a whole."""
         live = [cursor for cursor in self._cursors if cursor.more()]
         while live:
             self.plain = all(cursor.reader.plain for cursor in live)
@@ -111,10 +127,14 @@ class Merge:
                 keys += cursor.keys[cursor.at : end]
                 lists += cursor.lists[cursor.at : end]
                 cursor.at = end
-            yield from _grouped(keys, lists, one_run=len(live) == 1)
-            if bound is not None:
+            if len(live) > 1:
+                order = sorted(range(len(keys)), key=keys.__getitem__)
+                keys, lists = [keys[i] for i in order], [lists[i] for i in order]
+            if bound is None:
+                yield keys, lists, None
+            else:
                 rest = self._walk(live, bound)
-                yield bound, rest
+                yield keys, lists, (bound, rest)
                 for _ in rest:  # what the reader of the group left unread
                     pass
             live = [cursor for cursor in live if cursor.more()]
@@ -129,18 +149,16 @@ class Merge:
                 yield values
 
 
-def _grouped(keys: list[bytes], lists: list[Sequence[Any]], *, one_run: bool) -> Iterator[Group]:
-    order: Iterable[int] = range(len(keys)) if one_run else sorted(range(len(keys)), key=keys.__getitem__)
+def _grouped(keys: list[bytes], lists: list[Sequence[Any]]) -> Iterator[Group]:
     current: bytes | None = None
     found: list[Sequence[Any]] = []
-    for i in order:
-        key = keys[i]
+    for key, values in zip(keys, lists, strict=True):
         if key == current:
-            found.append(lists[i])
+            found.append(values)
             continue
         if current is not None:
             yield current, found
-        current, found = key, [lists[i]]
+        current, found = key, [values]
     if current is not None:
         yield current, found
 
@@ -170,9 +188,8 @@ def _same_prefix(groups: Iterator[Group], head: list[Group | None], prefix: byte
 def rewrite(merge: Merge, region: RegionWriter, combining: Combining | None, *, sort_values: bool) -> None:
     """Write all groups of a merge into a region, combined if the job combines."""
     if combining is None:
-        for key, lists in merge:
-            for values in lists:
-                region.add(key, values, merge.plain, len(values) * merge.record_bytes)
+        for keys, held in merge.batches():
+            region.add_all(keys, held, merge.plain, merge.record_bytes)
         return
     for name, lists in decoded(merge, sort_values=sort_values):
         combining.into(region, name, chain.from_iterable(lists), sort_values=sort_values)
@@ -250,7 +267,8 @@ def groups(
 ) -> Iterator[tuple[Any, Iterator[Any]]]:
     """What a reduce sees: (key, values) by ascending key. `runs` stand in map order.
 
-    The values of a key are streamed: read them before the next key, or they are gone. Raises CorruptData, OSError.
+    The values of a key are streamed: read them before the next key, or they are gone. Raises CorruptData,
+    OSError.
     """
     values = Values(allow_pickle=allow_pickle)
     combining = Combining(combine, values) if combine else None
@@ -282,8 +300,13 @@ def groups(
         for run in runs
     ]
     try:
-        for key, lists in decoded(Merge(narrow(cursors, join)), sort_values=sort_values):
-            yield key, chain.from_iterable(lists)
+        merge = Merge(narrow(cursors, join))
+        if sort_values:
+            for key, lists in decoded(merge, sort_values=True):
+                yield key, chain.from_iterable(lists)
+        else:
+            for name, lists in merge:
+                yield decode_key(name), chain.from_iterable(lists)
     finally:
         for path in made:
             _remove(path)

@@ -4,8 +4,9 @@
     0.m-00007.a1.idx   magic, owner, R, size of the segment; for each region its offset, length, records and raw
                        bytes; CRC-32 of it all
 
-Both are written aside and renamed, the index last: a segment with an index is whole. Nothing is fsynced, since a
-worker's crash costs its map outputs anyway (they run again), and checksums tell a torn file from a good one.
+Both are written aside and renamed, the index last: a segment with an index is whole. Nothing is fsynced,
+since a worker's crash costs its map outputs anyway (they run again), and checksums tell a torn file from a
+good one.
 """
 
 from __future__ import annotations
@@ -117,8 +118,8 @@ def read_region(
 ) -> Iterator[bytes]:
     """The stored bytes of a region from `offset` on, in pieces, to be served as they are.
 
-    Raises Damaged when the file is shorter than its index says, ValueError for a partition or offset that is not
-    there, OSError. Blocks are verified by whoever reads them, not here.
+    Raises Damaged when the file is shorter than its index says, ValueError for a partition or offset that is
+    not there, OSError. Blocks are verified by whoever reads them, not here.
     """
     if not 0 <= partition < index.reduces or not 0 <= offset <= index.lengths[partition]:
         raise ValueError(f"no offset {offset} in partition {partition} of {path}")

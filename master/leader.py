@@ -187,7 +187,7 @@ class Leader:
     def _applied(self, event: Applied) -> None:
         if not self.active:
             return
-        for command, results in zip(event.entry.commands, event.results, strict=True):
+        for command, results in zip(event.entry.commands, event.results, strict=False):
             self._answer(command, results, event.index)
             for result in results:
                 self._follow(result, event.index)

@@ -156,7 +156,7 @@ class Guard(grpc.aio.ServerInterceptor):
         async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             caller = identify(context)
             try:
-                _admit(method, caller)
+                admit(method, caller)
                 answer = await behaviour(request, context)
             except Exception as error:
                 await self._leave(method, caller, request, error, context)
@@ -171,7 +171,7 @@ class Guard(grpc.aio.ServerInterceptor):
         async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
             caller = identify(context)
             try:
-                _admit(method, caller)
+                admit(method, caller)
                 async for answer in behaviour(request, context):
                     yield answer
             except Exception as error:
@@ -208,7 +208,8 @@ def _parts(handler: grpc.RpcMethodHandler[Any, Any]) -> tuple[Callable[..., Any]
             return handler.stream_stream, grpc.stream_stream_rpc_method_handler
 
 
-def _admit(method: str, caller: Identity) -> None:
+def admit(method: str, caller: Identity) -> None:
+    """Raises NotAllowed unless `VERBS` names the method for the caller's role."""
     if not VERBS.get(method, frozenset()) & caller.roles:
         role = "/".join(sorted(caller.roles)) or "no role"
         raise errors.NotAllowed(f"{caller.name} ({role}) may not call {method.rpartition('/')[2]}")

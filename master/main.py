@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import signal
 import sys
 from pathlib import Path
@@ -63,6 +64,7 @@ log = logging.getLogger("mr.master")
 @click.version_option(package_name="mapraft")
 def main(**flags: Any) -> None:
     """One master of a mapraft cluster: keeps the replicated task table; the elected one schedules work."""
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # its C core writes notes of its own to stderr
     try:
         settings = _settings(flags)
         config = configure(flags, settings)

@@ -19,6 +19,7 @@ from mr.errors import from_rpc
 from mr.rpc import cluster_pb2 as pb
 
 _PATIENCE_S = 1.0
+_ANNOUNCE_S = 2.0
 _UP = frozenset({"leader", "follower", "candidate", "non-voter", "waiting"})
 _VOTING = frozenset({"leader", "follower", "candidate"})
 
@@ -68,6 +69,13 @@ class Masters:
             if row.role in _UP:
                 row.lag = max(0, commit - row.applied)
         return pb.MasterList(masters=rows, note=standing(rows))
+
+    async def announced(self, heir: str) -> None:
+        """Returns when `heir` says that it leads, or after a while: then the list tells what is."""
+        peer = next((peer for peer in self._config.others if peer.id == heir), None)
+        deadline = time.monotonic() + _ANNOUNCE_S
+        while peer and time.monotonic() < deadline and (await self._ask(peer)).role != "leader":
+            await asyncio.sleep(0.02)
 
     async def _ask(self, peer: Peer) -> pb.MasterInfo:
         try:

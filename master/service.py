@@ -179,7 +179,8 @@ class ClusterService(rpc.ClusterServicer):
         if request.to and all(peer.id != request.to for peer in self._config.peers):
             raise NotFound(f"no master {request.to}", next="`mr masters` lists them")
         if request.to != self._config.id:
-            await self._replica.transfer(request.to or None, timeout_s=self._config.commit_timeout_s)
+            heir = await self._replica.transfer(request.to or None, timeout_s=self._config.commit_timeout_s)
+            await self._masters.announced(heir)
         return await self._masters.all()
 
     async def KillAttempt(self, request: pb.KillAttemptRequest, context: Context) -> pb.KillAttemptReply:

@@ -223,7 +223,7 @@ def _parts(commands: list[pb.Command]) -> Iterator[list[pb.Command]]:
         if size >= _ENTRY_BYTES:
             yield part
             part, size = [], 0
-    if part:
+    if part or not commands:  # no commands at all: an entry that only tells what is before it
         yield part
 
 

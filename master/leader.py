@@ -32,6 +32,7 @@ from master.events import (
     StepStarted,
     TaskCompleted,
     WorkerAttached,
+    WorkerStateChanged,
 )
 from master.fetches import Report, Verdict
 from master.ids import CLEANUP, MAP, REDUCE, AttemptKey, TaskKey, key_of
@@ -241,6 +242,8 @@ class Leader:
                 self._cleanups.pop(event.job, None)
             case WorkerAttached():
                 self._welcome(event)
+            case WorkerStateChanged():
+                self._undo_dismissal(event)
             case MapsDone():
                 self.attention.maps_done(event.job, event.step, self.now_s)
             case _:
@@ -480,9 +483,12 @@ class Leader:
 
     def _unwanted(self, session: Session, key: AttemptKey, forgotten: set[str], *, running: bool) -> None:
         index = self.table.index
-        if key.job not in self.table.live:
+        job = self.table.jobs.get(key.job)
+        cleaning = job is not None and job.terminal and job.running
+        if key.job not in self.table.live and not cleaning:  # else it would kill the clean-up, too
             if key.job not in forgotten:
                 forgotten.add(key.job)
+                session.specs.discard(key.job)
                 self._send(session, orders.forget(key.job, index))
         elif running:
             self._send(session, orders.cancel(key, index, "not live"))
@@ -631,6 +637,12 @@ class Leader:
         if session.reconciled and not worker.running and next(self._should_hold(worker), None) is None:
             session.dismissed = True
             self._send(session, Order(index=self.table.index, drain=session_pb2.DrainOrder(drain=True)))
+
+    def _undo_dismissal(self, event: WorkerStateChanged) -> None:
+        session = self.sessions.by_worker.get(event.worker)
+        if session is not None and session.dismissed and event.state == ACTIVE:
+            session.dismissed = False
+            self._send(session, Order(index=self.table.index, drain=session_pb2.DrainOrder(drain=False)))
 
     # -- proposals --
 

@@ -250,10 +250,10 @@ class Leading:
         timing, limits = self._config.timing, self._config.limits
         assert member.snapshot is not None
         index, _, size, _ = member.snapshot
-        if (
-            now - member.sent_at > timing.retry_s
-        ):  # no answer: from the first byte it lacks; the last piece at least
-            member.sent, member.sent_at = min(member.held, max(size - limits.piece_bytes, 0)), now
+        if now - member.sent_at > timing.retry_s:
+            # No answer: from the first byte it lacks. If it lacks none, it was too busy to say that it is done.
+            again = member.held if member.held < size else size - min(size, limits.piece_bytes)
+            member.sent, member.sent_at = again, now
         while member.sent < size and member.sent - member.held < limits.window_pieces * limits.piece_bytes:
             data = self._snapshots.piece(index, member.sent, limits.piece_bytes)
             if data is None:  # replaced by a newer one meanwhile

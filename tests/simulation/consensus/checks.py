@@ -23,7 +23,9 @@ class Checker:
         self.leaders: dict[int, tuple[str, int]] = {}  # term -> (member, its life)
         self.votes: dict[tuple[str, int], str] = {}  # (member, term) -> candidate
         self.terms: dict[str, int] = {}  # the highest term each member has shown
-        self.identity: dict[tuple[int, int], tuple[bytes, int]] = {}  # (index, term) -> (command, previous term)
+        self.identity: dict[
+            tuple[int, int], tuple[bytes, int]
+        ] = {}  # (index, term) -> (command, previous term)
         self.committed: dict[int, tuple[bytes, int]] = {}
         self.committed_in: dict[int, int] = {}  # index -> the term in which it was first seen committed
         self.digests: dict[int, str] = {}
@@ -43,7 +45,9 @@ class Checker:
             return  # the base of a log after a snapshot
         known = self.identity.setdefault((index, term), (command, previous[2]))
         if known != (command, previous[2]):
-            raise Violation(f"C3 log matching: entry {index} of term {term} is {known} and {(command, previous[2])}")
+            raise Violation(
+                f"C3 log matching: entry {index} of term {term} is {known} and {(command, previous[2])}"
+            )
 
     def voted(self, member: str, term: int, candidate: str) -> None:
         """C2: one vote a term, across restarts."""
@@ -74,7 +78,9 @@ class Checker:
                 continue
             position = index - base
             if position >= len(log) or (log[position][0], log[position][2]) != (command, entry_term):
-                raise Violation(f"C4 leader completeness: {member} leads term {term} without committed entry {index}")
+                raise Violation(
+                    f"C4 leader completeness: {member} leads term {term} without committed entry {index}"
+                )
 
     def step(self, member: str, commit: int, log: Any, term: int) -> None:
         """C5: what is committed is the same everywhere. C8: and on the disks of a majority."""
@@ -89,7 +95,9 @@ class Checker:
             known = self.committed.setdefault(index, (command, entry_term))
             self.committed_in.setdefault(index, term)
             if known != (command, entry_term):
-                raise Violation(f"C5 state machine safety: entry {index} committed as {known} and {command!r}/{entry_term}")
+                raise Violation(
+                    f"C5 state machine safety: entry {index} committed as {known} and {command!r}/{entry_term}"
+                )
         self.seen[member] = commit
         if commit > self.newest:
             self.newest = commit
@@ -100,8 +108,8 @@ class Checker:
         self.seen.pop(member, None)
 
     def on_majority(self) -> None:
-        """C8: the newest committed entry is on the disks of a majority, not counting those that were lost whole and
-        have not yet the right to vote again."""
+        """C8: the newest committed entry is on the disks of a majority, not counting those that were lost
+        whole and have not yet the right to vote again."""
         if self.newest not in self.committed:
             return
         term = self.committed[self.newest][1]
@@ -111,12 +119,15 @@ class Checker:
             raise Violation(f"C8 durability: committed entry {self.newest} is on {holding} disks")
 
     def applied(self, member: str, index: int, previous: int, digest: str, command: str | None) -> None:
-        """C6, C7: the state after an index is one value everywhere, and every entry is applied once, in order."""
+        """C6, C7: the state after an index is one value everywhere, and every entry is applied once, in
+        order."""
         if index <= previous:
             raise Violation(f"C7 apply once: {member} applied {index} after {previous}")
         known = self.digests.setdefault(index, digest)
         if known != digest:
-            raise Violation(f"C6 replica equality: state of {member} after {index} is {digest}, elsewhere {known}")
+            raise Violation(
+                f"C6 replica equality: state of {member} after {index} is {digest}, elsewhere {known}"
+            )
         if command is not None:
             if command in self.refused:
                 raise Violation(f"C9 no resurrection: {command} was definitely refused and is applied")
@@ -129,10 +140,13 @@ class Checker:
         """A client was told that this never happened."""
         self.refused.add(command)
         if command in self.applied_at:
-            raise Violation(f"C9 {command} was applied at {self.applied_at[command]} and then definitely refused")
+            raise Violation(
+                f"C9 {command} was applied at {self.applied_at[command]} and then definitely refused"
+            )
 
     def finish(self, surviving: set[str]) -> None:
-        """C8: every acknowledged command is in the state that all agree on. C11: the history is linearizable."""
+        """C8: every acknowledged command is in the state that all agree on. C11: the history is
+        linearizable."""
         lost = sorted(set(self.acknowledged) - surviving)
         if lost:
             raise Violation(f"C8 acknowledged and lost: {lost[:5]}")

@@ -1,7 +1,8 @@
 """A disk that forgets: what was not synced is lost at a crash, except for a prefix that chance decides.
 
-`SimStore` stands where `RocksStore` stands: batches become durable in order, some time after they were written.
-`SimJournal` is the real journal that dies at a chosen operation. `SimShelf` keeps real snapshot files, as bytes.
+`SimStore` stands where `RocksStore` stands: batches become durable in order, some time after they were
+written. `SimJournal` is the real journal that dies at a chosen operation. `SimShelf` keeps real snapshot
+files, as bytes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""What the simulated cluster replicates: registers, the names of the commands applied, and a digest of it all."""
+"""What the simulated cluster replicates: registers, the names of the commands applied, and a digest of it
+all."""
 
 from __future__ import annotations
 

@@ -18,7 +18,8 @@ SILENCE_S = 2.0  # after this long without a byte a session is given up (keepali
 
 
 class Network:
-    """Every pair has one session; each direction may be stalled. `peers` are told on_up, on_down, on_reset."""
+    """Every pair has one session; each direction may be stalled. `peers` are told on_up, on_down,
+    on_reset."""
 
     def __init__(
         self,

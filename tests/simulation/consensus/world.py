@@ -1,7 +1,7 @@
 """A cluster of real nodes in one thread: virtual clock, seeded network and disks, faults from a plan.
 
-Every node is the product's `Node` with its `Applier`; journal rules, fence, leading and wire format are the product's
-too. What is simulated is what they stand on: time, links, disks, and the process that dies.
+Every node is the product's `Node` with its `Applier`; journal rules, fence, leading and wire format are the
+product's too. What is simulated is what they stand on: time, links, disks, and the process that dies.
 """
 
 from __future__ import annotations
@@ -218,7 +218,9 @@ class Member:
         world.checker.shown(self.name, self.disk.hard.term)
         target = world.peers[peer]
         life = target.life
-        copy = decode(pb.Frame.FromString(encode(message).SerializeToString())) if world.wire else dict(message)
+        copy = (
+            decode(pb.Frame.FromString(encode(message).SerializeToString())) if world.wire else dict(message)
+        )
 
         def deliver() -> None:
             if target.life == life or world.network.mode == "stale":
@@ -536,7 +538,11 @@ class World:
         """One disk at a time, and only while every other member has its own and may vote."""
         others = [self.peers[m].disk for m in self.members if m != name]
         member = self.peers[name]
-        if not all(d.hard.voter for d in others) or not member.disk.hard.voter or self.newest_elsewhere(name) < 0:
+        if (
+            not all(d.hard.voter for d in others)
+            or not member.disk.hard.voter
+            or self.newest_elsewhere(name) < 0
+        ):
             return
         if member.alive:
             member.die("disk lost")
@@ -592,7 +598,10 @@ class World:
         names = leader.machine.names
         if not any(n.startswith("last-") for n in names[-3:]):
             return False
-        return all(p.machine.names and p.machine.names[-1] == names[-1] for p in peers) and self.rng.random() < 0.2
+        return (
+            all(p.machine.names and p.machine.names[-1] == names[-1] for p in peers)
+            and self.rng.random() < 0.2
+        )
 
     def _too_late(self) -> None:
         about = [

@@ -337,15 +337,15 @@ _DISK_FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
 def _record(entry: Entry) -> tuple[bytes, bytes]:
     command, index, term = entry
     key = _KEY.pack(b"e", index)
-    return key, _RECORD.pack(zlib.crc32(command, zlib.crc32(key, term & 0xFFFFFFFF)), term) + command
+    rest = _RECORD.pack(0, term)[4:] + command
+    return key, struct.pack("<I", zlib.crc32(rest, zlib.crc32(key))) + rest
 
 
 def _read_record(key: bytes, value: bytes) -> Entry:
     checksum, term = _RECORD.unpack_from(value)
-    command = value[_RECORD.size :]
-    if zlib.crc32(command, zlib.crc32(key, term & 0xFFFFFFFF)) != checksum:
+    if zlib.crc32(memoryview(value)[4:], zlib.crc32(key)) != checksum:
         raise ValueError("wrong checksum")
-    return command, _KEY.unpack(key)[1], term
+    return value[_RECORD.size :], _KEY.unpack(key)[1], term
 
 
 def _hard_record(hard: Hard) -> bytes:

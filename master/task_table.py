@@ -352,7 +352,7 @@ class TaskTable:
             self._free_slot(job, lost, loser)
             events.append(AttemptEnded(lost, job.worker_of(loser.life), job_pb2.BACKUP_LOST))
         if key.kind == COMMIT:
-            job.manifest_digest = result.file.sha256
+            job.manifest_digest = result.manifest_digest
             return [*events, *self._finish(job, "published", "")]
         if key.kind == CLEANUP:
             return events

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mr.rpc.cluster_pb2 import JobEvent, JobStatus
 
 _EVERY_S = 1.0  # between progress lines in a pipe
+_GAP_S = 30.0  # a stream that broke longer ago has nothing to do with a change of leader now
 
 
 class View(Protocol):
@@ -116,17 +117,22 @@ class Follower:
         self.status: JobStatus | None = None
         self._view = shown
         self._broken_at: float | None = None
+        self._elected_at: float | None = None
         self._lost: list[JobEvent] = []
         self._sample: tuple[float, int] | None = None  # (time, input bytes done)
         self._rate = 0.0
 
     def broken(self) -> None:
         """The stream broke just now: perhaps the leader died."""
-        self._broken_at = self._broken_at or time.monotonic()
+        now = time.monotonic()
+        if self._broken_at is None or now - self._broken_at > _GAP_S:
+            self._broken_at = now
 
     def take(self, event: JobEvent) -> None:
         """Shows one event."""
-        if event.type == "MapOutputLost":
+        if event.type == "LeaderChanged":
+            self._elected_at = time.monotonic()
+        elif event.type == "MapOutputLost":
             self._lost.append(event)
         elif text := story.news(event):
             self._view.line(f"{_clock()}  {text}")
@@ -142,12 +148,18 @@ class Follower:
         before, self.status = self.status, status
         now = time.monotonic()
         if before is not None and status.term > before.term:
-            gap_s = None if self._broken_at is None else now - self._broken_at
+            gap_s = self._gap(now)
             self._view.line(f"{_clock()}  {story.leader_change(before, status, gap_s)}")
-        self._broken_at = None
+            self._broken_at = self._elected_at = None
         self._measure(status, now)
         if not outcome.is_over(status):
             self._view.progress(story.progress(status, self._rate))
+
+    def _gap(self, now: float) -> float | None:
+        """Seconds from the broken stream to the next leader, when it was the leader's stream that broke."""
+        if self._broken_at is None or now - self._broken_at > _GAP_S:
+            return None
+        return max(0.0, (self._elected_at or now) - self._broken_at)
 
     def _measure(self, status: JobStatus, now: float) -> None:
         count = sum(step.map.bytes_done for step in status.steps)

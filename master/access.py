@@ -73,7 +73,6 @@ CHANGES = frozenset(
         "Cluster/KillAttempt",
         "Cluster/RestoreSnapshot",
         "Blobs/Put",
-        "Sessions/Session",
     )
 )
 # Served to whoever the transport lets in: they change nothing and reveal nothing of the state.

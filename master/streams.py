@@ -18,7 +18,7 @@ from typing import Any
 from grpc.aio import ServicerContext
 
 from consensus.replica import Replica
-from master.access import Identity, identify
+from master.access import Identity, audit, identify
 from master.config import MasterConfig
 from master.driver import Driver
 from master.leader_events import Attached, SessionClosed, WorkerSaid
@@ -143,10 +143,11 @@ class SessionService(rpc.SessionsServicer):
             yield self._redirect()
             return
         attach = first.events[0].attach
-        _check_identity(attach, identify(context))
+        caller = identify(context)
+        _check_identity(attach, caller)
         session = next(self._serial)
-        about = {"worker": attach.worker, "session": session}
-        log.info("worker %s attached from %s", attach.worker, attach.address, extra=about)
+        about = {"worker": attach.worker, "session": session, "identity": str(caller)}
+        audit.info("worker %s attached from %s by %s", attach.worker, attach.address, caller, extra=about)
         link = self._links.open(session)
         self._driver.feed(Attached(session=session, attach=attach))
         reader = asyncio.create_task(self._read(session, link, first, request))

@@ -28,6 +28,7 @@ from worker.events import (
     DropScratch,
     Event,
     Exit,
+    FailTask,
     Fetch,
     FetchEnded,
     JobPrepared,
@@ -107,7 +108,7 @@ class _Job:
 class Agent:
     """Decides what one worker does. `slots` bounds task processes at work, not reduces that still gather."""
 
-    def __init__(self, identity: Identity, cluster_id: str = "") -> None:
+    def __init__(self, identity: Identity, cluster_id: str = "", now: float = 0.0) -> None:
         self.identity = identity
         self.cluster_id = cluster_id
         self.term = 0
@@ -120,7 +121,7 @@ class Agent:
         self.held: set[Attempt] = set()
         self.jobs: dict[str, _Job] = {}
         self._forgotten: dict[str, int] = {}  # job -> log index of its ForgetJob
-        self._now = 0.0
+        self._now = now
         self._disk_free = 1 << 60
         self._memory_used = 0
         self._heartbeat_s = 1.0
@@ -479,14 +480,15 @@ class Agent:
 
     def _overdue(self) -> list[Action]:
         actions: list[Action] = []
-        for attempt, work in list(self.work.items()):
+        for attempt, work in self.work.items():
             limit_s = work.assign.deadline_ms / 1000
             if work.started is not None and limit_s and self._now - work.started >= limit_s:
                 failure = job.Failure(
                     cause=job.TASK_TIMEOUT,
                     message=f"the attempt ran longer than its deadline of {limit_s:g} s",
                 )
-                actions += self._end_failed(attempt, failure)
+                work.assign.deadline_ms = 0  # once
+                actions.append(FailTask(attempt, failure))
         return actions
 
     def _heartbeat(self) -> session.WorkerEvent:

@@ -62,6 +62,7 @@ class TaskProcess:
         self._how = how
         self.job: str | None = None  # whose code it has; None: nobody's yet
         self.ready = False
+        self.used_bytes = 0
         self.peak_bytes = 0
         self.limit_bytes = 0
         self._log: AttemptLog | None = None
@@ -185,7 +186,7 @@ class TaskProcess:
                 self.kill(verdict.of_memory(used, self.limit_bytes))
         if usage.processes > MOST_PROCESSES:
             self.kill(verdict.of_forks(usage.processes))
-        self.peak_bytes = max(self.peak_bytes, used)
+        self.used_bytes, self.peak_bytes = used, max(self.peak_bytes, used)
 
     async def _answer(self) -> task.FromTask | None:
         try:
@@ -265,6 +266,7 @@ class TaskPool:
         self._all: set[TaskProcess] = set()
         self._starting: set[asyncio.Task[None]] = set()
         self._closed = False
+        self.used_bytes = 0  # by all task processes together
         self._watcher = asyncio.get_running_loop().create_task(self._watch())
         self._refill()
 
@@ -290,6 +292,9 @@ class TaskPool:
                 self._trim()
             else:
                 process.kill()
+                with suppress(TimeoutError):  # what it still writes must not outlive its attempt
+                    async with asyncio.timeout(END_S):
+                        await process.gone()
 
     def forget(self, job_id: str) -> None:
         """Ends the idle processes of a job."""
@@ -363,6 +368,7 @@ class TaskPool:
                 tree = memory.children()
                 for process in list(self._busy):
                     process.watch(tree)
+                self.used_bytes = sum(process.used_bytes for process in self._busy)
                 _end_strays(tree, {process.pid for process in self._all})
 
 

@@ -254,6 +254,14 @@ class KillTask:
 
 
 @dataclass(frozen=True, slots=True)
+class FailTask:
+    """The same to an attempt that must not go on; answer `TaskFailed` with this failure and what is known."""
+
+    attempt: Attempt
+    failure: job_pb2.Failure
+
+
+@dataclass(frozen=True, slots=True)
 class Fetch:
     """Get these regions, (map, attempt) each, of partition `reduce.index`. Answer one `FetchEnded`."""
 
@@ -309,6 +317,7 @@ Action: TypeAlias = (
     | PrepareJob
     | StartTask
     | KillTask
+    | FailTask
     | Fetch
     | DropScratch
     | DropOutput

@@ -127,10 +127,8 @@ class Store:
             self._write_state({**state, "cluster_id": cluster_id})
 
     def make_attempt_dir(self, attempt: Attempt) -> Path:
-        """An empty folder for the attempt, and the one that its map output is renamed into. Raises OSError."""
+        """The folder of the attempt, and the one that its map output is renamed into. Raises OSError."""
         path = self.layout.attempt(attempt)
-        if path.exists():
-            self._throw_away(path)
         for folder in (self.layout.job(attempt.job), self.layout.maps(attempt.job), path.parent, path):
             folder.mkdir(exist_ok=True, mode=_FOLDER_MODE)
         return path

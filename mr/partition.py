@@ -7,7 +7,8 @@ hashing so that structured keys fall evenly into any R, reduced by multiplicatio
     C      uint32_t h = (uint32_t) crc32(0, key, n) * 0x9E3779B1u;  return (uint64_t) h * R >> 32;
     Rust   let h = crc32fast::hash(key).wrapping_mul(0x9E3779B1);   ((h as u64 * r as u64) >> 32) as u32
 
-Test vectors (key as encoded, R = 7 and R = 1000) are in `VECTORS` and checked by a test.
+Vectors to test an implementation with: key "a", encoded 50 61, is in partition 3 of 7 and 565 of 1000; key (1, "x"),
+encoded 60 39 01 50 78 00 00, in 4 and 709; more in tests/unit/dataplane/test_partition.py.
 """
 
 from __future__ import annotations

@@ -222,7 +222,7 @@ class TaskProcess:
         asyncio.get_running_loop().remove_reader(self._output)
         os.close(self._output)
         self._output = -1
-        if self._orders is not None:
+        if self._orders is not None and not self._orders.is_closing():
             self._orders.abort()
         self.kill()
         self._gone.set()

@@ -48,6 +48,60 @@ def transfer(session: Session, to: str | None) -> int:
     return 0
 
 
+@master.command()
+@click.option(
+    "--from-data-dir", "source", type=_PATH, required=True, help="Of a stopped master that survived."
+)
+@click.option(
+    "--data-dir", "target", type=_PATH, required=True, help="To make: of a master of the new cluster."
+)
+@click.option("--id", "own_id", required=True, help="Which of the peers the new directory is for.")
+@click.option("--peers", required=True, help="Every master of the new cluster, as mr-master takes it.")
+@flags.apart
+def recover(_: Session, source: Path, target: Path, own_id: str, peers: str) -> int:
+    """Makes a new cluster of what one master still has, after a majority was lost for good.
+
+    Gives up what the lost ones alone had, and says so. Also the way to change the set of masters: stop all,
+    and run this once for each new one, always from the same directory.
+    """
+    from consensus.recovery import recover as make
+    from consensus.replica import RefusedToStart
+    from master.config import parse_peers
+
+    try:
+        members = tuple(peer.id for peer in parse_peers(peers))
+        print(make(_raft_dir(source), target / "raft", own_id, members))
+    except RefusedToStart as error:
+        raise Usage(str(error)) from error
+    return 0
+
+
+@master.command()
+@click.argument("data_dir", type=_PATH)
+@click.option(
+    "--every", type=click.IntRange(1), default=1000, help="Hash the state at every so many entries."
+)
+@flags.apart
+def dump(_: Session, data_dir: Path, every: int) -> int:
+    """Prints log, vote and state hashes of a stopped master, one JSON object a line."""
+    from consensus import dump as evidence
+    from consensus.replica import RefusedToStart
+    from master.machine import Machine
+    from master.task_table import TaskTable
+
+    try:
+        for record in evidence.dump(_raft_dir(data_dir), Machine(TaskTable()), every=every):
+            print(json.dumps(record))
+    except RefusedToStart as error:
+        raise Usage(str(error)) from error
+    return 0
+
+
+def _raft_dir(data_dir: Path) -> Path:
+    """Where consensus lives in a master's data directory; that itself is understood too."""
+    return data_dir / "raft" if (data_dir / "raft").is_dir() else data_dir
+
+
 @click.group()
 def snapshot() -> None:
     """Save the state of a cluster to a file, look into one, restore it into a fresh cluster."""

@@ -57,6 +57,7 @@ class MasterConfig:
     refuse_entry: tuple[int, str] | None = (
         None  # (index, digest) of a fatal entry to skip: the same on all masters
     )
+    replace: bool = False  # an empty data_dir takes the place of a lost one: consensus/founding.py
 
     # Cluster-wide.
     election_timeout_s: float = 0.3  # at least; up to twice that, at random

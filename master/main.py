@@ -59,6 +59,11 @@ log = logging.getLogger("mr.master")
 @click.option("--log-format", type=click.Choice(["text", "json"]), help="Default: text.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Default: info.")
 @click.option(
+    "--replace",
+    is_flag=True,
+    help="The disk of this master was lost: come back empty, without a vote at first.",
+)
+@click.option(
     "--refuse-entry", metavar="INDEX:DIGEST", help="Skip a fatal log entry. The same on every master."
 )
 @click.version_option(package_name="mapraft")
@@ -106,6 +111,7 @@ def configure(flags: dict[str, Any], settings: Config) -> MasterConfig:
         http_pinned=bool(http),
         tls=files,
         refuse_entry=_refused(flags["refuse_entry"]),
+        replace=flags["replace"],
         election_timeout_s=settings.master.election_timeout,
         heartbeat_s=settings.master.heartbeat,
         worker_lease_s=settings.master.worker_lease,
@@ -170,6 +176,7 @@ def new_replica(config: MasterConfig, machine: Machine) -> Any:
                 lease_s=config.election_timeout_s,
             ),
             refuse_entry=config.refuse_entry,
+            replace=config.replace,
         ),
         machine,
     )

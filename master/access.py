@@ -14,12 +14,15 @@ import inspect
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
 
 from consensus import replica
 from mr import errors, tls
+
+if TYPE_CHECKING:
+    Handler: TypeAlias = grpc.RpcMethodHandler[Any, Any]
 
 log = logging.getLogger("mr.master")
 audit = logging.getLogger("mr.audit")
@@ -135,9 +138,9 @@ class Guard(grpc.aio.ServerInterceptor):
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any]]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any]:
+    ) -> Handler | None:
         """Wraps the handler of every method that is not open to all."""
         handler = await continuation(handler_call_details)
         method = str(handler_call_details.method)
@@ -149,7 +152,8 @@ class Guard(grpc.aio.ServerInterceptor):
             if inspect.isasyncgenfunction(behaviour)
             else self._single(method, behaviour)
         )
-        return make(wrapped, handler.request_deserializer, handler.response_serializer)
+        guarded: Handler = make(wrapped, handler.request_deserializer, handler.response_serializer)
+        return guarded
 
     def _single(self, method: str, behaviour: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
         async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
@@ -195,7 +199,7 @@ class Guard(grpc.aio.ServerInterceptor):
         await context.abort(status.code, status.details, status.metadata)
 
 
-def _parts(handler: grpc.RpcMethodHandler[Any, Any]) -> tuple[Callable[..., Any], Callable[..., Any]]:
+def _parts(handler: Handler) -> tuple[Any, Any]:
     match handler.request_streaming, handler.response_streaming:
         case False, False:
             return handler.unary_unary, grpc.unary_unary_rpc_method_handler

@@ -71,6 +71,7 @@ class Driver:
         *,
         propose_timeout_s: float,
         committed: Callable[[float], None] = lambda _: None,
+        decided: Callable[[float], None] = lambda _: None,
     ) -> None:
         self.leader: Leader | None = None  # while leading
         self.term = 0  # of the last election won
@@ -81,6 +82,7 @@ class Driver:
         self._load = load
         self._timeout_s = propose_timeout_s
         self._committed = committed  # told how long one entry took, seconds
+        self._decided = decided  # told how long one turn of the leader took, seconds
         self._wall_offset_ms = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -123,8 +125,10 @@ class Driver:
         """
         if self.leader is None:
             return
+        began = time.perf_counter()
         try:
             self._carry_out(self.leader.handle(event))
+            self._decided(time.perf_counter() - began)
         except Exception:
             self.failures += 1
             log.exception(
@@ -141,10 +145,6 @@ class Driver:
     def wall_ms(self) -> int:
         """The wall clock of this term, milliseconds."""
         return _monotonic_ms() + self._wall_offset_ms
-
-    async def room(self) -> None:
-        """Lets others have a turn of the loop between two messages of a worker."""
-        await asyncio.sleep(0)
 
     async def tick_forever(self) -> None:
         """The leader's sense of time, until cancelled."""

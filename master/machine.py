@@ -11,6 +11,7 @@ job: so every master restores the same bytes at the same index, and nobody touch
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -33,8 +34,9 @@ class AppliedEntry:
 class Machine:
     """`consensus.replica.StateMachine` over a `TaskTable`."""
 
-    def __init__(self, table: TaskTable) -> None:
+    def __init__(self, table: TaskTable, snapshot_taken: Callable[[float], None] = lambda _: None) -> None:
         self.table = table
+        self._snapshot_taken = snapshot_taken  # told on that other thread how long serialising took, seconds
         self.applied = 0  # index of the last applied entry
         self._parts: list[bytes] = []  # of a restore under way
         self._digest = b""
@@ -72,9 +74,11 @@ class Machine:
         table, parts, digest = self.table.snapshot(), list(self._parts), self._digest
 
         def serialise() -> bytes:
-            return pb.MasterSnapshot(table=table(), parts=parts, digest=digest).SerializeToString(
-                deterministic=True
-            )
+            began = time.perf_counter()
+            saved = pb.MasterSnapshot(table=table(), parts=parts, digest=digest)
+            data = saved.SerializeToString(deterministic=True)
+            self._snapshot_taken(time.perf_counter() - began)
+            return data
 
         return serialise
 

@@ -13,19 +13,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 
 from consensus.replica import Leadership
 from master import events as ev
-from master.columns import STATE_NAMES
+from master.columns import IDLE, STATE_NAMES
 from master.machine import AppliedEntry
 from master.masters import resident_bytes
-from mr.rpc import job_pb2, table_pb2
+from mr.rpc import job_pb2, session_pb2, table_pb2
 
 if TYPE_CHECKING:
     from master.server import Master
 
+disable_created_metrics()  # type: ignore[no-untyped-call]  # untyped there; a time beside every counter that nobody scrapes
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 _SIZE_EVERY_S = 15.0
@@ -37,31 +38,48 @@ class Metrics:
     def __init__(self, master: Master) -> None:
         self._master = master
         self.registry = CollectorRegistry()
-        new = {"registry": self.registry}
         self.commit_seconds = Histogram(
-            "mr_raft_commit_seconds", "From a proposal to its result.", buckets=_BUCKETS, **new
+            "mr_raft_commit_seconds",
+            "From a proposal to its result.",
+            buckets=_BUCKETS,
+            registry=self.registry,
         )
         self.decision_seconds = Histogram(
             "mr_scheduler_decision_seconds",
             "One turn of the leader.",
             buckets=(0.0001, 0.0005, *_BUCKETS),
-            **new,
+            registry=self.registry,
         )
-        self._leader_changes = Counter("mr_raft_leader_changes", "Changes of leader seen here.", **new)
-        self._attempts = Counter("mr_task_attempts", "Attempts that ended.", ["kind", "result"], **new)
-        self._reruns = Counter("mr_tasks_rerun", "Completed tasks that ran again.", ["reason"], **new)
+        self._leader_changes = Counter(
+            "mr_raft_leader_changes", "Changes of leader seen here.", registry=self.registry
+        )
+        self._attempts = Counter(
+            "mr_task_attempts", "Attempts that ended.", ["kind", "result"], registry=self.registry
+        )
+        self._reruns = Counter(
+            "mr_tasks_rerun", "Completed tasks that ran again.", ["reason"], registry=self.registry
+        )
         self._task_seconds = Histogram(
             "mr_task_seconds",
             "From assignment to completion.",
             ["kind"],
-            buckets=(0.05, *_BUCKETS[5:], 10, 30, 60, 300, 1800),
-            **new,
+            buckets=(*_BUCKETS[5:], 10, 30, 60, 300, 1800),
+            registry=self.registry,
         )
         self._fetch_failures = Counter(
-            "mr_shuffle_fetch_failures", "Map outputs that could not be fetched.", ["cause"], **new
+            "mr_shuffle_fetch_failures",
+            "Map outputs that could not be fetched.",
+            ["cause"],
+            registry=self.registry,
+        )
+        self.snapshot_seconds = Histogram(
+            "mr_raft_snapshot_seconds",
+            "Serialising one snapshot, beside the loop.",
+            buckets=_BUCKETS,
+            registry=self.registry,
         )
         self._leader: str | None = None
-        self._log_bytes = (0.0, 0)
+        self._log_bytes: tuple[float, int] = (0.0, 0)
         self._began: dict[object, int] = {}  # attempt -> when it was assigned, by the leaders' clock
         self.registry.register(self)
 
@@ -96,6 +114,11 @@ class Metrics:
                     self._attempts.labels(_kind(attempt.kind), "revoked").inc()
                 case ev.MapOutputLost(reason=reason):
                     self._reruns.labels(reason).inc()
+
+    def heard(self, event: session_pb2.WorkerEvent) -> None:
+        """A worker said something to the leader."""
+        if event.HasField("fetch_failed"):
+            self._fetch_failures.labels(job_pb2.Cause.Name(event.fetch_failed.cause)).inc()
 
     def collect(self) -> Iterator[Metric]:
         """Gauges, read now; prometheus_client calls this."""
@@ -134,13 +157,13 @@ class Metrics:
         for job in table.live.values():
             for step in job.steps:
                 for kind, column in (("map", step.maps), ("reduce", step.reduces)):
-                    for state, name in enumerate(STATE_NAMES):
-                        counts[kind, name] += column.in_state[state]
+                    for name, count in zip(STATE_NAMES, column.in_state, strict=True):
+                        counts[kind, name] += count
         for kind in ("map", "reduce"):
             for name in STATE_NAMES:
                 tasks.add_metric([kind, name], counts[kind, name])
         yield tasks
-        idle = sum(number for (_, name), number in counts.items() if name == "idle")
+        idle = sum(column.in_state[IDLE] for job in table.live.values() for _, _, column in job.runnable())
         yield GaugeMetricFamily("mr_scheduler_queue_depth", "Tasks that wait for a worker.", idle)
 
     def _disk_bytes(self) -> int:

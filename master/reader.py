@@ -69,10 +69,12 @@ class Reader:
     async def tasks(self, request: pb.ListTasksRequest) -> Seen[pb.TaskList]:
         """A page of tasks. Raises NotFound."""
         request.job = self.find(request.job)
-        return await self._read(
+        seen = await self._read(
             lambda leader: leader.ListTasks(request, timeout=_PATIENCE_S),
             lambda: views.task_list(self._table, self._master.driver.leader, request),
         )
+        await self._master.plans.fill(request.job, seen.value.tasks)
+        return seen
 
     async def explain(self, text: str) -> Seen[pb.Explanation]:
         """Why a job is where it is. Raises NotFound."""

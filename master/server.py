@@ -32,6 +32,7 @@ from master.machine import Machine
 from master.masters import Masters
 from master.metrics import Metrics
 from master.peers import Peers
+from master.plans import Plans
 from master.saving import Saving
 from master.service import ClusterService
 from master.streams import Links, SessionService, redirect
@@ -69,7 +70,8 @@ class Master:
     def __init__(self, config: MasterConfig, new_replica: Callable[[MasterConfig, Machine], Replica]) -> None:
         self.config = config
         self.table = TaskTable()
-        self.machine = Machine(self.table)
+        self.metrics = Metrics(self)
+        self.machine = Machine(self.table, self.metrics.snapshot_seconds.observe)
         self.replica = new_replica(config, self.machine)
         self.peers = Peers(config, lambda address: self._connect(address, "master"))
         self.store = BlobStore(
@@ -77,7 +79,6 @@ class Master:
         )
         self.copies = Copies(config, self.store, self.peers, lambda: named_blobs(self.table))
         self.links = Links(lambda: redirect(config, self.replica))
-        self.metrics = Metrics(self)
         self.driver = Driver(
             self._new_leader,
             self.replica,
@@ -85,10 +86,12 @@ class Master:
             self.copies.read_all,
             propose_timeout_s=config.commit_timeout_s,
             committed=self.metrics.commit_seconds.observe,
+            decided=self.metrics.decision_seconds.observe,
         )
         self.watch = Watch(self.table, lambda: self.driver.leader, limit=config.watchers)
         self.masters = Masters(config, self.replica, self.peers, VERSION)
         self.logs = TaskLogs(self.table, self.driver, lambda address: self._connect(address, "worker"))
+        self.plans = Plans(self.table, self.copies.read_all)
         self.cluster = ClusterService(
             config=config,
             replica=self.replica,
@@ -98,6 +101,7 @@ class Master:
             watch=self.watch,
             masters=self.masters,
             logs=self.logs,
+            plans=self.plans,
             saving=Saving(
                 self.replica, self.machine, self.driver, self.store, self.copies, config.data_dir, VERSION
             ),
@@ -193,7 +197,9 @@ class Master:
         cluster_pb2_grpc.add_ClusterServicer_to_server(self.cluster, server)
         blobs = BlobService(self.store, self.copies, self.cluster.check_leading)
         cluster_pb2_grpc.add_BlobsServicer_to_server(blobs, server)
-        sessions = SessionService(self.driver, self.links, lambda: redirect(self.config, self.replica))
+        sessions = SessionService(
+            self.driver, self.links, lambda: redirect(self.config, self.replica), self.metrics.heard
+        )
         session_pb2_grpc.add_SessionsServicer_to_server(sessions, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = [

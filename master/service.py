@@ -23,6 +23,7 @@ from master.copies import Copies
 from master.driver import Driver
 from master.machine import AppliedEntry, Machine
 from master.masters import Masters
+from master.plans import Plans
 from master.saving import Saving
 from master.task_logs import TaskLogs
 from master.watch import Watch
@@ -54,6 +55,7 @@ class ClusterService(rpc.ClusterServicer):
         masters: Masters,
         logs: TaskLogs,
         saving: Saving,
+        plans: Plans,
     ) -> None:
         self._config = config
         self._replica = replica
@@ -65,6 +67,7 @@ class ClusterService(rpc.ClusterServicer):
         self._masters = masters
         self._logs = logs
         self._saving = saving
+        self._plans = plans
 
     async def Submit(self, request: pb.SubmitRequest, context: Context) -> pb.SubmitReply:
         """Accepts a job once its blobs are on a majority; the same id with the same request is the same job
@@ -96,7 +99,8 @@ class ClusterService(rpc.ClusterServicer):
         applied, ended = await self._commit(
             table.Command(cancel=cancel), ev.JobFinished, ev.JobAlreadyFinished
         )
-        return pb.CancelReply(state=ended.state, index=applied.index)
+        assert isinstance(ended, ev.JobFinished | ev.JobAlreadyFinished)
+        return pb.CancelReply(state=table.JobState.ValueType(ended.state), index=applied.index)
 
     async def Retry(self, request: pb.RetryRequest, context: Context) -> pb.SubmitReply:
         """Takes a failed or cancelled job up again."""
@@ -119,7 +123,9 @@ class ClusterService(rpc.ClusterServicer):
         """A page of a job's tasks."""
         await self._read_point()
         request.job = self._find(request.job)
-        return views.task_list(self._table, self._leader, request)
+        tasks = views.task_list(self._table, self._leader, request)
+        await self._plans.fill(request.job, tasks.tasks)
+        return tasks
 
     async def Watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[pb.JobEvent]:
         """History after an index, then live; any replica serves it."""

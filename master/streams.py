@@ -1,9 +1,9 @@
 """The workers' streams: one `Session` each, as long as this master leads.
 
-The law: what a worker says reaches the leader in order, and no further message is read while the leader's
-queue is full. What the leader says waits in a bounded queue; a worker too slow to take it loses its session,
-attaches again and is told everything anew, so nothing here is worth more memory. A follower redirects and
-ends the stream.
+The law: what a worker says reaches the leader in order, one message at a time, and everybody else has a turn
+in between: nothing is queued here, gRPC's flow control holds a worker back. What the leader says waits in a
+bounded queue; a worker too slow to take it loses its session, attaches again and is told everything anew, so
+nothing here is worth more memory. A follower redirects and ends the stream.
 """
 
 from __future__ import annotations
@@ -126,8 +126,15 @@ class Links:
 class SessionService(rpc.SessionsServicer):
     """The Sessions service."""
 
-    def __init__(self, driver: Driver, links: Links, redirect: Callable[[], pb.MasterMessage]) -> None:
+    def __init__(
+        self,
+        driver: Driver,
+        links: Links,
+        redirect: Callable[[], pb.MasterMessage],
+        heard: Callable[[pb.WorkerEvent], None],
+    ) -> None:
         self._driver = driver
+        self._heard = heard
         self._links = links
         self._redirect = redirect
         self._serial = itertools.count(1)
@@ -167,12 +174,13 @@ class SessionService(rpc.SessionsServicer):
             self._hear(session, link, first.events[1:])
             async for message in rest:
                 self._hear(session, link, message.events)
-                await self._driver.room()
+                await asyncio.sleep(0)  # one message, then everybody else's turn
         finally:
             link.close()
 
     def _hear(self, session: int, link: Link, events: Iterable[pb.WorkerEvent]) -> None:
         for event in events:
+            self._heard(event)
             self._driver.feed(WorkerSaid(session=session, event=event))
             if event.HasField("heartbeat"):
                 link.put(pb.MasterMessage(term=self._driver.term, heartbeat_echo=event.heartbeat.sequence))

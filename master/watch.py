@@ -12,11 +12,11 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 
-from master import views
 from master.events import Event, Refused, job_of
 from master.leader import Leader
 from master.machine import AppliedEntry
 from master.task_table import TaskTable
+from master.views import TERMINAL, event_to_proto, job_status
 from mr.errors import Rejected, Unavailable
 from mr.rpc import cluster_pb2 as pb
 
@@ -119,8 +119,8 @@ class Watch:
                 for event in events:
                     after = max(after, event.index)
                     yield event
-                status = views.job_status(self._table, job, self._leader())
-                if status is None or not follow or status.state in views.TERMINAL:
+                status = job_status(self._table, job, self._leader())
+                if status is None or not follow or status.state in TERMINAL:
                     if status is not None:
                         yield pb.JobEvent(type="Status", text=status.reason, status=status)
                     return
@@ -160,7 +160,7 @@ def _wanted(event: Event, job: str, *, tasks: bool) -> bool:
 
 def _proto(item: tuple[int, int, Event]) -> pb.JobEvent:
     index, at_ms, event = item
-    return views.event_to_proto(event, index, at_ms)
+    return event_to_proto(event, index, at_ms)
 
 
 def _fingerprint(status: pb.JobStatus) -> bytes:

@@ -65,7 +65,7 @@ DRAIN_GRACE_S = 25.0
 FORGOTTEN_JOBS = 1024
 
 # Refusals that are no orders of a leader: another cluster's terms say nothing here.
-REFUSED_IN_ANY_TERM = frozenset({"WRONG_CLUSTER", "WRONG_VERSION", "NOT_ALLOWED"})
+_REFUSED_IN_ANY_TERM = frozenset({"WRONG_CLUSTER", "WRONG_VERSION", "NOT_ALLOWED"})
 
 EXIT_DRAINED = 0
 EXIT_NOT_ALLOWED = 4
@@ -200,11 +200,7 @@ class Agent:
         for order in message.orders:  # whom to ask, and who we are, are no orders of a leader
             if order.HasField("redirect"):
                 return [CloseSession(event.session, "not the leader", order.redirect.leader)]
-            if order.HasField("refuse") and order.refuse.code in {
-                "WRONG_CLUSTER",
-                "WRONG_VERSION",
-                "NOT_ALLOWED",
-            }:
+            if order.HasField("refuse") and order.refuse.code in _REFUSED_IN_ANY_TERM:
                 return self._refused(event.session, order.refuse)
         if message.term < self.term:
             return [CloseSession(event.session, f"its term {message.term} is older than {self.term}")]

@@ -70,7 +70,7 @@ class Sessions:
 
     async def _until_one_worked(self) -> None:
         tries = tenacity.AsyncRetrying(
-            wait=tenacity.wait_random_exponential(multiplier=0.03, max=1.0),
+            wait=tenacity.wait_random_exponential(multiplier=0.03, max=0.5),
             retry=tenacity.retry_if_result(lambda worked: not worked),
             before_sleep=self._say_if_long,
         )
@@ -82,6 +82,7 @@ class Sessions:
 
     async def _one(self) -> bool:
         """One session from its first to its last word; whether there was any word of a leader."""
+        hinted = bool(self._hint)
         address, self._hint = self._hint or next(self._turn), ""
         self._number += 1
         number, worked = self._number, False
@@ -118,7 +119,7 @@ class Sessions:
                 await channel.close()
         if worked:
             SESSIONS.inc()
-        return worked or bool(self._hint)
+        return worked or (bool(self._hint) and not hinted)  # two that name each other are not asked in a rush
 
     async def _outgoing(self) -> AsyncIterator[session_pb2.WorkerMessage]:
         """What waits, in messages of many events."""

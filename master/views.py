@@ -209,7 +209,7 @@ def _summary(table: TaskTable, job: Job, leader: Leader | None) -> pb.JobStatus:
         applied_index=table.index,
         term=table.term,
         leader=table.leader,
-        skipped=max(0, job.counters.get("mr:skipped", 0)),
+        skipped=max(0, job.counters.get("mr:records_skipped", 0)),
     )
 
 

@@ -93,7 +93,7 @@ class CauseInfo:
         return self.fault == "machine"
 
 
-_LOOK = "read the traceback with `mr status`, try the record with `mr run --inline`, or use --skip-bad"
+_LOOK = "try that record with `mr run --inline`, or resubmit with --skip-bad 10"
 
 _ROWS: tuple[tuple[Cause, Fault, str], ...] = (
     (Cause.CAUSE_NONE, "request", ""),

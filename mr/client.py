@@ -104,8 +104,17 @@ class Client:
         return handle
 
     def attach(self, id: str) -> Handle:
-        """The handle of a job by its id or a unique prefix. Raises NotFound."""
-        return Handle(self, self._status(id).id)
+        """The handle of a job by its id or a unique prefix. Raises NotFound, naming the jobs that fit."""
+        try:
+            return Handle(self, self._status(id).id)
+        except errors.NotFound:
+            fitting = [job.id for job in self.jobs(prefix=id)] if id else []
+            if len(fitting) < 2:
+                raise errors.NotFound(f"no job {id}", next="`mr jobs` lists them") from None
+            names = ", ".join(fitting[:5]) + (", …" if len(fitting) > 5 else "")
+            raise errors.NotFound(
+                f"{id} begins {len(fitting)} jobs: {names}", next="write more of the id"
+            ) from None
 
     def jobs(self, limit: int = 100, prefix: str = "") -> list[JobStatus]:
         """The newest jobs first."""
@@ -244,7 +253,7 @@ class Handle:
         found: list[JobEvent] = masters.repeat(
             lambda each_s: list(masters.stream("Watch", request, timeout=each_s))
         )
-        return found
+        return [event for event in found if event.index]  # the rest tells how far it is, not what happened
 
     def results(self) -> Iterator[tuple[Any, Any]]:
         """The output's pairs, by part and in order. Waits for the job first; raises as `wait` does."""

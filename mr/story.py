@@ -114,7 +114,7 @@ def failure(status: JobStatus) -> list[str]:
         memory = f"peak memory {units.size(failed.peak_memory)}" if failed.peak_memory else ""
         lines.append(f"  tried   {workers:<32} {memory}".rstrip())
     if advice := info(failed.cause).next:
-        lines.append(f"  next    {advice.replace('`mr status`', f'`mr status {status.id}`')}")
+        lines.append(f"  next    {advice}")
     if failed.traceback:
         lines += ["  traceback", *(f"    {text}" for text in failed.traceback.rstrip().splitlines())]
     return lines

@@ -7,6 +7,7 @@ import click
 from mr import outcome, render
 from mr.commands import flags
 from mr.commands.flags import Session
+from mr.errors import Rejected
 
 
 @click.command()
@@ -19,6 +20,8 @@ def cancel(session: Session, *, id: str, reason: str) -> int:
     with session.connect() as client:
         handle = client.attach(id)
         state = handle.cancel(reason)
+    if state in {"SUCCEEDED", "FAILED"}:
+        raise Rejected(f"{handle.id} had ended before: it is {state}")
     render.one(handle, lambda h: {"id": h.id, "state": state}, session.form, lambda h: f"{h.id} {state}")
     return 0
 

@@ -78,7 +78,7 @@ def run(
     from mr.submit import send
 
     started = time.monotonic()
-    aside = session.machine or to_stdout
+    aside = session.machine or to_stdout or detach
     shown = follow.view(quiet=session.quiet, aside=aside, color=session.color)
     try:
         reply = send(client.calls, prepared)

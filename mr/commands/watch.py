@@ -64,12 +64,13 @@ def events(session: Session, *, id: str, go_on: bool, after: int, significant: b
     with session.connect() as client:
         handle = client.attach(id)
         if not go_on:
-            found = [e for e in handle.events(after, tasks=not significant) if e.type != "Progress"]
-            render.rows(found, _EVENT_COLUMNS, shapes.event, session.form)
+            render.rows(
+                handle.events(after, tasks=not significant), _EVENT_COLUMNS, shapes.event, session.form
+            )
             return 0
         deadline = time.monotonic() + session.timeout if session.timeout else None
         for event in handle.follow(after, tasks=not significant, deadline=deadline):
-            if event.type != "Progress":
+            if event.index:
                 text = render.line(shapes.event(event)) if session.machine else _event_line(event)
                 print(text, flush=True)
     return 0

@@ -7,9 +7,11 @@ a record's pairs are taken only when the mapper is through with it.
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable, Iterator
-from itertools import islice
+from itertools import chain, compress, count, islice, repeat
+from operator import not_
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +122,7 @@ class _Loop:
         self._extend = sink.extend
         self._call = call
         self._takes_key = takes == 2
+        self._generates = inspect.isgeneratorfunction(call)
         self._hints = hints
         self._skip = frozenset(running.request.skip)
         self._tolerant = running.spec.options.skip_bad > 0
@@ -154,17 +157,18 @@ class _Loop:
         """The loop that matters: no checks, one store for the position, one call in, one call out."""
         slots, call, extend = self._running.marker.slots, self._call, self._extend
         number = self.done + start
-        if self._takes_key:
-            for key, value in islice(zip(batch.keys(), batch.values, strict=True), start, None):
-                number += 1
-                slots[0] = number
-                if (pairs := call(key, value)) is not None:
-                    extend(pairs)
+        columns = (batch.keys(), batch.values) if self._takes_key else (batch.values,)
+        rests = [islice(column, start, None) for column in columns]
+        if self._generates:
+            # The same in C, for functions that always give an iterator: mark, call, take all, next record.
+            marks = map(not_, map(slots.__setitem__, repeat(0), count(number + 1)))
+            rests[0] = compress(rests[0], marks)
+            extend(chain.from_iterable(map(call, *rests)))
             return
-        for value in islice(batch.values, start, None) if start else batch.values:
+        for given in zip(*rests, strict=True):
             number += 1
             slots[0] = number
-            if (pairs := call(value)) is not None:
+            if (pairs := call(*given)) is not None:
                 extend(pairs)
 
     def _one(self, batch: Batch, at: int) -> None:

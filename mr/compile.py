@@ -14,7 +14,7 @@ from typing import Any
 
 from google.protobuf.json_format import MessageToDict
 
-from mr import units
+from mr import formats, units
 from mr.errors import TaskFailure
 from mr.job import DEFAULT_REDUCES, OPTION_NAMES, Format, Job, Options, Step, check_reduces
 from mr.registry import JobFileError
@@ -60,8 +60,17 @@ def compile_job(
     spec.steps.extend(
         _step(step, flags.get("reduces"), (defaults or {}).get("reduces")) for step in job.steps
     )
+    _check_formats(spec)
     spec.plan_digest = plan_digest(spec)
     return spec
+
+
+def _check_formats(spec: pb.JobSpec) -> None:
+    try:
+        formats.input_format(spec.input.format, dict(spec.input.options))
+        formats.output_format(spec.output.format, dict(spec.output.options))
+    except ValueError as error:
+        raise JobFileError(str(error)) from None
 
 
 def plan_digest(spec: pb.JobSpec) -> str:

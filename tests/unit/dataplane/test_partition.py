@@ -87,7 +87,7 @@ def test_no_hash_seed_changes_it() -> None:
         lambda i: f"user{i:06d}",
         lambda i: f"http://example.org/{i}/index.html",
         lambda i: (i % 100, i // 100),
-        lambda i: float(i),
+        lambda i: i / 2,
     ],
     ids=["ints", "multiples of 1024", "numbered", "urls", "tuples", "floats"],
 )

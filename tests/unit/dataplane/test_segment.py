@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -109,8 +110,7 @@ def test_an_intact_region_of_another_owner_is_damage(
     data = stored(made, 1)
     verify([data], OWNER, 1, len(data))
     with pytest.raises(Damaged):
-        verify([data], owner, partition, len(data))
-        pytest.fail(promise)
+        verify([data], owner, partition, len(data), path=promise)
 
 
 def test_a_block_left_out_moved_or_doubled_is_found(tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_a_block_left_out_moved_or_doubled_is_found(tmp_path: Path) -> None:
         checker.feed(data[i : i + 1])
         if checker.verified != ends[-1]:
             ends.append(checker.verified)
-    blocks = [data[a:b] for a, b in zip(ends, ends[1:], strict=False)]
+    blocks = [data[a:b] for a, b in pairwise(ends)]
     assert len(blocks) > 5
     for wrong in (
         [*blocks[:2], *blocks[3:]],
@@ -148,7 +148,7 @@ def test_a_region_cut_anywhere_verifies_and_resumes(tmp_path: Path, cuts: list[i
     again = b"".join(segment.read_region(path, index, 0, begin, piece_bytes=1000))
     assert data[:begin] + again == data
     edges = sorted({min(cut, len(again)) for cut in cuts} | {0, len(again)})
-    for a, b in zip(edges, edges[1:], strict=False):
+    for a, b in pairwise(edges):
         checker.feed(again[a:b])
     checker.finish()
 

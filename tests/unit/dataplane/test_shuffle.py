@@ -1,4 +1,4 @@
-"""Groups come out as documented, whatever the buffer, the runs and the memory (D6, D11, S2-04, S3-28, FD17, FD21-FD24)."""
+"""Groups come out as documented, whatever the buffer, the runs and the memory (D6, D11, S3-28, FD17, FD21-24)."""
 
 from __future__ import annotations
 

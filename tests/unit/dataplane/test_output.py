@@ -1,0 +1,350 @@
+"""An output is there as a whole or not at all, wherever its publication is cut short (D2-D5, D12, FD12-FD14, FD26)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mr import output
+from mr.causes import Cause
+from mr.output import OutputError
+from mr.rpc import job_pb2 as pb
+
+COUNTERS = {"mr:records_out": 6}
+
+
+class Killed(BaseException):
+    """The process died here: nothing of ours catches it."""
+
+
+def job(tmp_path: Path, id: str = "wc-1", **options: Any) -> pb.JobSpec:
+    return pb.JobSpec(job_id=id, output=pb.Output(path=str(tmp_path / "out"), format="tsv", **options))
+
+
+def run_attempts(spec: pb.JobSpec, attempt: int = 1, parts: int = 3) -> list[pb.OutputFile]:
+    files = []
+    for r in range(parts):
+        writer = output.part_writer(spec.output, output.attempt_path(spec, f"0.r-{r:05d}.a{attempt}"))
+        writer.extend((f"{spec.job_id}-key{i}", r) for i in range(r * 2))  # part 0 is empty
+        file = writer.close()
+        file.part = f"part-r-{r:05d}"
+        files.append(file)
+    side = output.attempt_path(spec, f"0.r-00001.a{attempt}.side")
+    side.write_bytes(b"picture")
+    digest = hashlib.sha256(b"picture").digest()
+    files[1].side_files.add(name=side.name, part="side/r-00001/x.png", bytes=7, sha256=digest)
+    return files
+
+
+@pytest.fixture
+def staged(tmp_path: Path) -> tuple[pb.JobSpec, list[pb.OutputFile]]:
+    spec = job(tmp_path)
+    output.prepare_staging(spec)
+    return spec, run_attempts(spec)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_the_output_is_the_parts_and_the_manifest_and_nothing_else(
+    tmp_path: Path, staged: Any
+) -> None:  # D2, D3
+    spec, files = staged
+    loser = output.attempt_path(spec, "0.r-00002.a2")
+    loser.write_text("a backup that came too late")
+    digest = output.publish(spec, files, COUNTERS)
+    found = contents(tmp_path / "out")
+    names = ["part-r-00000", "part-r-00001", "part-r-00002", "side/r-00001/x.png"]
+    assert sorted(found) == ["_SUCCESS", *names]
+    assert found["part-r-00000"] == b"", "an empty part is there (FD26)"
+    assert [p.name for p in tmp_path.iterdir()] == ["out"], "nothing is left beside it"
+    manifest = json.loads(found["_SUCCESS"])
+    assert digest == hashlib.sha256(found["_SUCCESS"]).digest()
+    assert [row["name"] for row in manifest["files"]] == names
+    for row in manifest["files"]:
+        assert row["bytes"] == len(found[row["name"]])
+        assert row["sha256"] == hashlib.sha256(found[row["name"]]).hexdigest()
+    assert manifest["records"] == sum(row["records"] for row in manifest["files"]) == 6
+    assert manifest["counters"] == COUNTERS
+    assert manifest["job"] == "wc-1"
+    assert list(output.read_results(tmp_path / "out")) == [
+        (f"wc-1-key{i}", r) for r in (1, 2) for i in range(r * 2)
+    ]
+
+
+# --- cut short anywhere ---
+
+SYSCALLS = ["mkdir", "rename", "replace", "fsync", "unlink", "rmdir", "open"]
+
+
+@contextmanager
+def killed_at(count: int, *, after: bool) -> Iterator[list[str]]:
+    """The process dies right before (or after) its system call number `count` that changes or syncs something."""
+    made: list[str] = []
+    real = {name: getattr(os, name) for name in SYSCALLS}
+
+    def wrapped(name: str) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            made.append(name)
+            if len(made) == count and not after:
+                raise Killed
+            result = real[name](*args, **kwargs)
+            if len(made) == count and after:
+                raise Killed
+            return result
+
+        return call
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in SYSCALLS:
+            patch.setattr(os, name, wrapped(name))
+        yield made
+
+
+def replayed(tmp_path: Path, spec: pb.JobSpec, before: dict[str, bytes] | None, *, gap: bool) -> int:
+    """Publish once for every kill point, each from the same staging place; the number of points."""
+    files = run_attempts(spec)
+    pristine = tmp_path / "pristine"
+    shutil.copytree(tmp_path, pristine, ignore=shutil.ignore_patterns("pristine"))
+    whole: dict[str, bytes] = {}
+    points, gaps = 0, 0
+    for after in (False, True):
+        for count in range(10_000):
+            for name in (Path(spec.staging).name, "out"):
+                shutil.rmtree(tmp_path / name, ignore_errors=True)
+                if (pristine / name).exists():
+                    shutil.copytree(pristine / name, tmp_path / name)
+            try:
+                with killed_at(count, after=after) as made:
+                    output.publish(spec, files, COUNTERS)
+            except Killed:
+                points += 1
+            seen = contents(tmp_path / "out") if (tmp_path / "out").exists() else None
+            if "_SUCCESS" not in (seen or {}) or seen == before:
+                if seen is None and before is not None:
+                    gaps += 1  # between the two renames of an overwrite
+                else:
+                    assert seen == before, f"D4 at {count} {made[-3:]}: neither the old nor the whole output"
+            else:
+                whole = whole or seen or {}
+                assert seen == whole, f"D4 at {count} {made[-3:]}"
+            digest = output.publish(spec, files, COUNTERS)  # whoever comes next finishes it
+            assert contents(tmp_path / "out") == whole or not whole
+            whole = whole or contents(tmp_path / "out")
+            assert digest == hashlib.sha256(whole["_SUCCESS"]).digest()
+            assert not Path(spec.staging).exists(), "nothing is left (D2)"
+            if count and len(made) < count:
+                break
+    assert (gaps > 0) == gap
+    return points
+
+
+def test_publication_is_atomic_at_every_kill_point(tmp_path: Path) -> None:  # D4, D5, FD12
+    spec = job(tmp_path)
+    output.prepare_staging(spec)
+    assert replayed(tmp_path, spec, None, gap=False) > 40
+
+
+def test_so_it_is_over_an_empty_directory(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    spec = job(tmp_path)
+    output.prepare_staging(spec)
+    assert replayed(tmp_path, spec, {}, gap=False) > 40
+
+
+def test_an_overwrite_shows_the_old_the_new_or_for_a_moment_nothing(tmp_path: Path) -> None:
+    old = job(tmp_path, "wc-0")
+    output.prepare_staging(old)
+    output.publish(old, run_attempts(old), COUNTERS)
+    spec = job(tmp_path, overwrite=True)
+    output.prepare_staging(spec)
+    assert replayed(tmp_path, spec, contents(tmp_path / "out"), gap=True) > 40
+
+
+def test_two_publishers_at_once_are_one(
+    tmp_path: Path, staged: Any
+) -> None:  # FD13: a zombie wakes at any point
+    spec, files = staged
+    steps = 0
+    for count in range(1, 10_000):
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+        output.prepare_staging(spec)
+        files = run_attempts(spec)
+        first: list[bytes] = []
+        calls = [0]
+        real = os.rename
+
+        def late(
+            source: Any, target: Any, calls: list[int] = calls, at: int = count, done: list[bytes] = first
+        ) -> None:
+            calls[0] += 1
+            if calls[0] == at:
+                done.append(b"")
+                done[0] = output.publish(
+                    spec, run_attempts(spec) and files, COUNTERS
+                )  # the other one, to its end
+            real(source, target)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "rename", late)
+            try:
+                second = output.publish(spec, files, COUNTERS)
+            except OutputError:
+                second = output.publish(spec, files, COUNTERS)  # repeated, as the leader does
+        if not first:
+            break
+        steps += 1
+        assert second == first[0]
+        assert sorted(contents(tmp_path / "out")) == [
+            "_SUCCESS", "part-r-00000", "part-r-00001", "part-r-00002", "side/r-00001/x.png",
+        ]  # fmt: skip
+        assert [p.name for p in tmp_path.iterdir()] == ["out"]
+    assert steps >= 5
+
+
+# --- what stands in the way ---
+
+
+def test_an_output_that_is_there_is_refused_and_not_touched(tmp_path: Path) -> None:  # D12
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("precious")
+    with pytest.raises(OutputError) as caught:
+        output.prepare_staging(job(tmp_path))
+    assert caught.value.cause == Cause.OUTPUT_EXISTS
+    assert contents(tmp_path) == {"out/mine": b"precious"}
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def _file(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file")
+
+
+def _parent_is_a_file(tmp_path: Path) -> None:
+    tmp_path.rmdir()
+    tmp_path.write_text("a file")
+
+
+@pytest.mark.parametrize(
+    ("promise", "arrange", "overwrite", "cause"),
+    [
+        ("a file is no output", _file, False, Cause.OUTPUT_EXISTS),
+        ("nor is it overwritten", _file, True, Cause.OUTPUT_EXISTS),
+        ("a parent that is a file", _parent_is_a_file, False, Cause.OUTPUT_EXISTS),
+    ],
+)
+def test_what_can_be_no_output(
+    tmp_path: Path, promise: str, arrange: Callable[[Path], None], overwrite: bool, cause: Cause
+) -> None:  # FD14
+    place = tmp_path / "place"
+    place.mkdir()
+    arrange(place)
+    with pytest.raises(OutputError) as caught:
+        output.prepare_staging(job(place, overwrite=overwrite))
+    assert caught.value.cause == cause, promise
+
+
+@pytest.mark.parametrize("path", ["/", "/proc/out", "/proc"])
+def test_places_where_nothing_can_be_written(path: str) -> None:  # FD14
+    spec = pb.JobSpec(job_id="j", output=pb.Output(path=path, overwrite=True))
+    with pytest.raises(OutputError) as caught:
+        output.prepare_staging(spec)
+    assert caught.value.cause == Cause.OUTPUT_UNWRITABLE
+
+
+def test_missing_parents_are_made_and_links_resolved(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    spec = pb.JobSpec(job_id="j", output=pb.Output(path=str(tmp_path / "link" / "a" / "out"), format="tsv"))
+    output.prepare_staging(spec)
+    assert spec.output.path == str(tmp_path / "real/a/out")
+    assert spec.staging == str(tmp_path / "real/a/.out.mr-j")
+    output.publish(spec, [], {})
+    assert sorted(contents(tmp_path / "real")) == ["a/out/_SUCCESS"]
+
+
+def test_staging_again_for_the_same_job_keeps_what_is_there(tmp_path: Path) -> None:
+    first, again, other = job(tmp_path), job(tmp_path), job(tmp_path, "wc-2")
+    for spec in (first, again, other):
+        output.prepare_staging(spec)
+    assert first == again
+    assert other.nonce != first.nonce
+    assert other.staging != first.staging
+
+
+@pytest.mark.parametrize("change", ["gone", "another", "unreadable"])
+def test_a_place_that_is_not_the_same_is_found(tmp_path: Path, change: str) -> None:
+    spec = job(tmp_path)
+    output.prepare_staging(spec)
+    output.check_nonce(spec)
+    nonce = Path(spec.staging, "nonce")
+    match change:
+        case "gone":
+            shutil.rmtree(spec.staging)
+        case "another":
+            nonce.write_text("0" * 32)
+        case "unreadable":
+            nonce.unlink()
+            nonce.mkdir()
+    with pytest.raises(OutputError) as caught:
+        output.check_nonce(spec)
+    assert caught.value.cause == Cause.PATH_NOT_SHARED
+
+
+def test_a_part_that_is_not_as_reported_is_not_published(tmp_path: Path, staged: Any) -> None:
+    spec, files = staged
+    output.attempt_path(spec, files[2].name).write_bytes(b"short")
+    with pytest.raises(OutputError, match="has 5 bytes"):
+        output.publish(spec, files, COUNTERS)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_winner_that_vanished_is_named_and_nothing_appears(tmp_path: Path, staged: Any) -> None:
+    spec, files = staged
+    output.attempt_path(spec, files[2].name).unlink()
+    with pytest.raises(OutputError, match="part-r-00002"):
+        output.publish(spec, files, COUNTERS)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_filled_meanwhile_is_not_overwritten(tmp_path: Path, staged: Any) -> None:  # D12
+    spec, files = staged
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("precious")
+    with pytest.raises(OutputError) as caught:
+        output.publish(spec, files, COUNTERS)
+    assert caught.value.cause == Cause.OUTPUT_EXISTS
+    assert contents(tmp_path / "out") == {"mine": b"precious"}
+    (tmp_path / "out" / "mine").unlink()
+    output.publish(spec, files, COUNTERS)  # the leader repeats it until it can be done
+    assert (tmp_path / "out" / "_SUCCESS").exists()
+
+
+@pytest.mark.parametrize("part", ["../escape", "/etc/escape", "a/../../escape", ""])
+def test_no_name_leads_out_of_the_output(tmp_path: Path, staged: Any, part: str) -> None:
+    spec, files = staged
+    files[2].part = part
+    with pytest.raises(OutputError, match="no name inside an output"):
+        output.publish(spec, files, COUNTERS)
+
+
+def test_cleanup_removes_all_and_may_be_repeated(tmp_path: Path, staged: Any) -> None:  # D9
+    spec, _ = staged
+    output.cleanup(spec)
+    output.cleanup(spec)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_aborted_part_is_gone(tmp_path: Path) -> None:
+    writer = output.part_writer(pb.Output(format="tsv"), tmp_path / "x")
+    writer.extend([("a", 1)])
+    writer.abort()
+    assert list(tmp_path.iterdir()) == []

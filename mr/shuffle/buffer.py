@@ -98,7 +98,7 @@ class MapBuffer:
     def _clear(self) -> None:
         # A str key stands for itself: hashing and comparing it is cheaper than encoding it for every record,
         # and only a str equals a str. Every other key is its encoding, for 1 == 1.0 == True.
-        self._groups: dict[str | bytes, list[Any]] = {}
+        self._groups: dict[Any, list[Any]] = {}
         self._room = self._limit
         self._plain = True
         self._large = False
@@ -178,7 +178,7 @@ class MapBuffer:
                 combining.outs += 1
                 made = values
             else:
-                made = list(combining.pairs(key if type(key) is str else decode_key(key), values))  # type: ignore[arg-type]
+                made = list(combining.pairs(key if type(key) is str else decode_key(key), values))
                 if not made:
                     continue
             room -= _GROUP_COST + len(key)
@@ -212,7 +212,7 @@ class MapBuffer:
     def _partitioned(self) -> list[list[_Item]]:
         """All groups in memory by partition, ascending by encoded key."""
         items: list[_Item] = [
-            (STR_TAG + key.encode("utf-8", "surrogatepass") if type(key) is str else key, values)  # type: ignore[misc]
+            (STR_TAG + key.encode("utf-8", "surrogatepass") if type(key) is str else key, values)
             for key, values in self._groups.items()
         ]
         items.sort(key=_encoded)

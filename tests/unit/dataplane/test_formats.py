@@ -165,7 +165,7 @@ def test_a_damaged_archive_is_an_unreadable_input(tmp_path: Path, codec: str, cu
         ("an empty file has no records", "text", {}, b"", []),
         ("json by line", "jsonl", {}, b'{"a": 1}\n\n [2, "\\u00e9"]\n', [{"a": 1}, [2, "é"]]),
         ("a row of csv is a list", "csv", {}, b'a,"b,c",""\r\n\r\n"x ""y"" z"\n', [["a", "b,c", ""], ['x "y" z']]),
-        ("a header names columns", "csv", {"header": "true"}, b"n,m\n1,2\n3,4\n", [{"n": "1", "m": "2"}, {"n": "3", "m": "4"}]),
+        ("a header names columns", "csv", {"header": "true"}, b"n,m\n1,2\n\n", [{"n": "1", "m": "2"}]),
         ("another separator", "csv", {"separator": "tab"}, b"a\tb\n", [["a", "b"]]),
         ("rows over several lines", "csv", {"multiline": "true"}, b'a,"b\nc"\nd,e\n', [["a", "b\nc"], ["d", "e"]]),
         ("key TAB value", "kv", {}, b"k\tv\tw\nx\n", ["v\tw", ""]),
@@ -313,7 +313,7 @@ def test_not_a_number_goes_out_and_comes_back(tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_name_or_option_is_named(call: Callable[[], Any], says: str) -> None:
-    with pytest.raises(ValueError, match="format|option") as caught:
+    with pytest.raises(ValueError, match=r"format|option") as caught:
         call()
     assert says in str(caught.value)
 

@@ -104,7 +104,7 @@ def tree(tmp_path: Path) -> Path:
     ("promise", "patterns", "found"),
     [
         ("a file", ["{}/b.txt"], ["b.txt"]),
-        ("a directory is walked; dotfiles and _SUCCESS are skipped", ["{}"], ["a.txt", "b.txt", "list", "sub/c.txt", "sub/deep/d.log"]),
+        ("a directory is walked, but for dotfiles and _SUCCESS", ["{}/sub"], ["sub/c.txt", "sub/deep/d.log"]),
         ("a glob", ["{}/*.txt"], ["a.txt", "b.txt"]),
         ("a deep glob", ["{}/**/*.txt"], ["a.txt", "b.txt", "sub/c.txt"]),
         ("a glob may match a directory", ["{}/su?"], ["sub/c.txt", "sub/deep/d.log"]),

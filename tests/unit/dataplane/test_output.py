@@ -170,45 +170,39 @@ def test_an_overwrite_shows_the_old_the_new_or_for_a_moment_nothing(tmp_path: Pa
     assert replayed(tmp_path, spec, contents(tmp_path / "out"), gap=True) > 40
 
 
-def test_two_publishers_at_once_are_one(
-    tmp_path: Path, staged: Any
-) -> None:  # FD13: a zombie wakes at any point
+@contextmanager
+def interrupted_at(count: int, action: Callable[[], None]) -> Iterator[list[int]]:
+    """Right before rename number `count`, `action` runs to its end."""
+    calls: list[int] = []
+    real = os.rename
+
+    def late(source: Any, target: Any) -> None:
+        calls.append(1)
+        if len(calls) == count:
+            action()
+        real(source, target)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "rename", late)
+        yield calls
+
+
+@pytest.mark.parametrize("count", range(1, 7))
+def test_two_publishers_at_once_are_one(tmp_path: Path, staged: Any, count: int) -> None:
+    """FD13, T1: a commit that slept at any rename wakes after another one has published the same job."""
     spec, files = staged
-    steps = 0
-    for count in range(1, 10_000):
-        shutil.rmtree(tmp_path / "out", ignore_errors=True)
-        output.prepare_staging(spec)
-        files = run_attempts(spec)
-        first: list[bytes] = []
-        calls = [0]
-        real = os.rename
-
-        def late(
-            source: Any, target: Any, calls: list[int] = calls, at: int = count, done: list[bytes] = first
-        ) -> None:
-            calls[0] += 1
-            if calls[0] == at:
-                done.append(b"")
-                done[0] = output.publish(
-                    spec, run_attempts(spec) and files, COUNTERS
-                )  # the other one, to its end
-            real(source, target)
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(os, "rename", late)
-            try:
-                second = output.publish(spec, files, COUNTERS)
-            except OutputError:
-                second = output.publish(spec, files, COUNTERS)  # repeated, as the leader does
-        if not first:
-            break
-        steps += 1
-        assert second == first[0]
-        assert sorted(contents(tmp_path / "out")) == [
-            "_SUCCESS", "part-r-00000", "part-r-00001", "part-r-00002", "side/r-00001/x.png",
-        ]  # fmt: skip
-        assert [p.name for p in tmp_path.iterdir()] == ["out"]
-    assert steps >= 5
+    digests: list[bytes] = []
+    with interrupted_at(count, lambda: digests.append(output.publish(spec, files, COUNTERS))) as calls:
+        try:
+            digests.append(output.publish(spec, files, COUNTERS))
+        except OutputError:
+            digests.append(output.publish(spec, files, COUNTERS))  # repeated, as the leader does
+    assert len(calls) >= count
+    assert len(digests) == 2
+    assert digests[0] == digests[1]
+    parts = [f"part-r-0000{i}" for i in range(3)]
+    assert sorted(contents(tmp_path / "out")) == ["_SUCCESS", *parts, "side/r-00001/x.png"]
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
 # --- what stands in the way ---

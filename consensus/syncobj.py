@@ -52,12 +52,14 @@ DISK_POLL_S = 1.0
 
 def end_process(error: BaseException) -> None:
     """The last words, then the end: no cleanup that could still send something."""
-    log.critical("this master cannot go on: %s", error, exc_info=error)
-    for handler in logging.getLogger().handlers:
-        handler.flush()
-    sys.stderr.write(f"mr-master: fatal: {error}\n")
-    sys.stderr.flush()
-    os._exit(getattr(error, "exit_code", EXIT_BROKEN))
+    try:
+        log.critical("this master cannot go on: %s", error, exc_info=error)
+        for handler in logging.getLogger().handlers:
+            handler.flush()
+        sys.stderr.write(f"mr-master: fatal: {error}\n")
+        sys.stderr.flush()
+    finally:  # stderr may be a file on the disk that is full
+        os._exit(getattr(error, "exit_code", EXIT_BROKEN))
 
 
 class SyncObjReplica:

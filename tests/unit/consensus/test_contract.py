@@ -159,7 +159,7 @@ async def test_a_new_leader_has_everything_that_was_acknowledged(world: World) -
     for i in range(20):
         await leader.propose(b"%d" % i, timeout_s=5)
     await world.kill(leader.id)
-    assert await insist(world, b"after", [i for i in world.replicas]) == 21  # C4, C8
+    assert await insist(world, b"after", list(world.replicas)) == 21  # C4, C8
 
 
 async def test_leadership_is_announced_in_order_with_apply(world: World) -> None:

@@ -67,7 +67,7 @@ class LocalResult:
 
     def results(self) -> Iterator[tuple[Any, Any]]:
         """The (key, value) pairs of the output, in the order of the parts, as its format reads them back."""
-        return output.read_results(self.output)
+        yield from output.read_results(self.output)  # holds on to self, and so to a temporary output
 
     @property
     def skipped_count(self) -> int:

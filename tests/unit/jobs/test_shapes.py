@@ -143,7 +143,7 @@ def test_a_class_reads_the_arguments_of_the_job(tmp_path: Path) -> None:
         ),
         (
             "several classes",
-            "import mr\nclass A(mr.JobClass):\n def mapper(self, v): ...\nclass B(mr.JobClass):\n def mapper(self, v): ...\n",
+            "import mr\nclass A(mr.JobClass):\n def mapper(self, v): 0\nclass B(mr.JobClass): mapper = A.mapper\n",
             r"has 2 job classes \(A, B\)",
         ),
         (

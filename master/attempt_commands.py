@@ -32,9 +32,7 @@ if TYPE_CHECKING:
     from master.task_table import TaskTable
 
 ATTEMPTS_AT_ONCE = 2  # of one task: the first and one backup (T5)
-OTHER_FAILURES = (
-    100  # of one task, by no fault of the user: then something is wrong that repeating won't mend
-)
+OTHER_FAILURES = 100  # of one task, by no fault of the user: then repeating won't mend it
 CLEANUP_TRIES = 5
 
 
@@ -53,12 +51,14 @@ def assign(table: TaskTable, command: table_pb2.AssignTask) -> list[Event]:
         return [Refused(f"{worker.id} takes no such tasks", "WORKER_BUSY")]
     if key.number != tasks.next_attempt[key.index] + 1:
         return [Refused(f"{key.text} is not the next attempt")]
-    life = job.life(worker.id, worker.incarnation)
     others = tasks.live.get(key.index, ())
     if tasks.states[key.index] == COMPLETED or bool(others) != command.backup:
         return [Refused(f"{key.text}: the task is {'busy' if others else 'not idle'}")]
-    if len(others) >= ATTEMPTS_AT_ONCE or any(other.life == life for other in others):
+    if len(others) >= ATTEMPTS_AT_ONCE or any(
+        job.lives[other.life] == (worker.id, worker.incarnation) for other in others
+    ):
         return [Refused(f"{key.text}: enough attempts run")]
+    life = job.life(worker.id, worker.incarnation)
     tasks.start(key.index, Live(key.number, life, command.backup, table.index, table.now_ms))
     worker.running.add(key)
     job.running += 1

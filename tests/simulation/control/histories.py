@@ -35,7 +35,20 @@ def storm(world: World, rng: random.Random) -> None:
         calm(world)
         return
     fault = rng.choice(
-        ["elect", "elect", "kill", "pause", "break", "cut-off", "cut", "save", "restart", "slow", "reelect", "stall"]
+        [
+            "elect",
+            "elect",
+            "kill",
+            "pause",
+            "break",
+            "cut-off",
+            "cut",
+            "save",
+            "restart",
+            "slow",
+            "reelect",
+            "stall",
+        ]
     )
     names = list(world.workers)
     worker = world.workers[rng.choice(names)]
@@ -48,7 +61,9 @@ def storm(world: World, rng: random.Random) -> None:
         case "kill":
             worker.kill()
             back = rng.choice([0.1, 2.0, 6.0])
-            world.clock.after(back, lambda: world.workers[worker.name].alive or world.start_worker(worker.name))
+            world.clock.after(
+                back, lambda: world.workers[worker.name].alive or world.start_worker(worker.name)
+            )
         case "pause":
             worker.paused_until = world.clock.now + rng.choice([0.5, 2.0, 5.0])
         case "break":
@@ -107,9 +122,21 @@ def play(seed: int) -> Counter[str]:
     done = world.clock.run(STORM_S + CALM_S, lambda: jobs <= world.truth.ended.keys())
     if not done:
         raise AssertionError(f"T12: not ended: {stuck(world)}")
-    world.clock.run(world.clock.now + 8)
+    world.clock.run(world.clock.now + 60, lambda: not leftovers(world))
     finish(world)
     return world.truth.counts
+
+
+def leftovers(world: World) -> list[str]:
+    """What ended jobs left on workers and in their staging places (D9)."""
+    left = [
+        f"{w.name} holds {key}"
+        for w in world.workers.values()
+        for key in w.store
+        if key.job in world.truth.ended
+    ]
+    left += [f"{w.name} runs {attempt}" for w in world.workers.values() for attempt in w.tasks]
+    return left + [f"{job} left {name}" for job, name in world.staging]
 
 
 def finish(world: World) -> None:
@@ -118,10 +145,7 @@ def finish(world: World) -> None:
         master.catch_up(len(world.log))
     assert len({master.table.digest() for master in world.masters}) == 1, "C6: the replicas differ"
     assert world.truth.accepted <= set(world.masters[0].table.jobs), "C8: an accepted job is gone"
-    for worker in world.workers.values():
-        left = {key for key in worker.store if key.job in world.truth.ended}
-        assert not left, f"D9: {worker.name} still holds {left}"
-        assert not worker.tasks, f"D9: {worker.name} still runs {worker.tasks}"
+    assert not leftovers(world), f"D9: {leftovers(world)}"
 
 
 def stuck(world: World) -> str:
@@ -136,5 +160,7 @@ def stuck(world: World) -> str:
     for worker in world.workers.values():
         lines.append(f"agent {worker.name}.{worker.life} link {worker.link} work {list(worker.agent.work)}")
     if leader is not None:
-        lines.append(f"leader ready {leader.ready} sessions {leader.sessions.by_worker.keys()} plans {leader.plans.keys()}")
+        lines.append(
+            f"leader ready {leader.ready} sessions {leader.sessions.by_worker.keys()} plans {leader.plans.keys()}"
+        )
     return "\n  ".join(lines)

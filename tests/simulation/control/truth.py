@@ -12,6 +12,7 @@ from master import events as ev
 from master.ids import CLEANUP, COMMIT, MAP, REDUCE, AttemptKey, TaskKey
 from master.jobs import CANCELLED, FAILED, SUCCEEDED
 from master.task_table import TaskTable
+from mr.rpc import job_pb2
 
 
 class Truth:
@@ -33,7 +34,8 @@ class Truth:
     def _follow(self, table: TaskTable, event: ev.Event) -> None:
         self.counts[event.type] += 1
         match event:
-            case ev.AttemptStarted(attempt=key):
+            case ev.AttemptStarted(attempt=key, backup=backup):
+                self.counts["backup"] += backup
                 assert key.task not in self.winners, f"T4: {key} started though its task is completed"
                 assert key.job not in self.ended or key.kind == CLEANUP, f"T8: {key} started after the end"
                 self.running.add(key)
@@ -42,6 +44,7 @@ class Truth:
                 self._completed(table, key)
             case ev.AttemptFailed(attempt=key) | ev.AttemptEnded(attempt=key):
                 assert key in self.running, f"{key} ended, but did not run"
+                self.counts["stale inputs"] += event.cause == job_pb2.STALE_INPUTS
                 self.running.discard(key)
             case ev.MapOutputLost(attempt=key):
                 assert self.winners.pop(key.task) == key, f"T3: {key} lost, but was no winner"
@@ -64,7 +67,10 @@ class Truth:
         self.winners[key.task] = key
         if key.kind == REDUCE:
             merged = self.merged[key]
-            maps = (TaskKey(key.job, key.step, MAP, i) for i in range(table.jobs[key.job].steps[key.step].maps.count))
+            maps = (
+                TaskKey(key.job, key.step, MAP, i)
+                for i in range(table.jobs[key.job].steps[key.step].maps.count)
+            )
             now = {task.index: self.winners[task].number if task in self.winners else 0 for task in maps}
             assert merged == now, f"T9: {key} merged {merged}, the winners are {now}"
 

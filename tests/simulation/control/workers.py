@@ -147,8 +147,13 @@ class SimWorker:
                 self.world.clock.after(self.paused_until - self.world.clock.now + 0.001, end)
                 return
             del self.tasks[start.attempt]
-            if cause is not None:
-                self.feed(we.TaskFailed(start.attempt, job_pb2.Failure(cause=cause, message="simulated")))
+            gone = start.attempt.job in self.world.removed and start.attempt.kind in (
+                job_pb2.MAP,
+                job_pb2.REDUCE,
+            )
+            failed = job_pb2.OUTPUT_UNWRITABLE if gone else cause
+            if failed is not None:
+                self.feed(we.TaskFailed(start.attempt, job_pb2.Failure(cause=failed, message="simulated")))
             else:
                 self.feed(we.TaskDone(start.attempt, self._result(start)))
 
@@ -159,11 +164,13 @@ class SimWorker:
         result = job_pb2.TaskResult()
         if key.kind == job_pb2.COMMIT:
             for file in start.assign.files:
-                assert (key.job, file.name) in self.world.staging, f"the winner's file {file.name} is gone"
+                assert key.job in self.world.removed or (key.job, file.name) in self.world.staging, (
+                    f"the winner's file {file.name} is gone"
+                )
             result.file.sha256 = b"manifest"
-            return result
-        if key.kind == job_pb2.CLEANUP:
+        if key.kind in (job_pb2.COMMIT, job_pb2.CLEANUP):
             self.world.staging = {entry for entry in self.world.staging if entry[0] != key.job}
+            self.world.removed.add(key.job)
             return result
         counters = {"mr:records_in": self.world.rng.randrange(1, 50), "user:x": key.index + 1}
         for name, value in counters.items():
@@ -171,7 +178,9 @@ class SimWorker:
         self.world.truth.counters[key] = counters
         step = start.spec.steps[key.step]
         if key.kind == job_pb2.REDUCE:
-            assert [run.map for run in start.runs] == list(range(start.assign.maps)), "a reduce without all maps"
+            assert [run.map for run in start.runs] == list(range(start.assign.maps)), (
+                "a reduce without all maps"
+            )
             self.world.truth.merged[key] = {run.map: run.attempt for run in start.runs}
             numbers = b"".join(struct.pack(">I", run.attempt) for run in start.runs)
             result.consumed_digest = hashlib.sha256(numbers).digest()

@@ -19,6 +19,7 @@ from mr.rpc import job_pb2, session_pb2, table_pb2
 from tests.simulation.control.clock import Clock
 from tests.simulation.control.truth import Truth
 from tests.simulation.control.workers import SimWorker
+from worker.events import Received
 
 TICK_S = 0.1
 
@@ -104,6 +105,7 @@ class World:
         self.committing = False
         self.links: dict[int, Link] = {}
         self.staging: set[tuple[str, str]] = set()
+        self.removed: set[str] = set()  # jobs whose staging place is gone: published, or cleaned up
         self.cut_off: set[str] = set()  # workers that reach no master
         self.cut: set[frozenset[str]] = set()  # pairs of workers that can't reach each other
         self._tokens = 0
@@ -273,8 +275,6 @@ class World:
 
         def arrive() -> None:
             if link.open:
-                from worker.events import Received
-
                 for _ in range(times):
                     link.worker.feed(Received(number, message))
 
@@ -329,9 +329,9 @@ class World:
         """A client's call: repeated until somebody answers for sure."""
 
         def told(outcome: le.Outcome, results: list[list[ev.Event]] | None) -> None:
-            refused = results is not None and isinstance(results[0][0], ev.Refused)
             if outcome is le.Outcome.APPLIED and results is not None:
-                if not refused or results[0][0].code != "STALE_TERM":
+                first = results[0][0]
+                if not (isinstance(first, ev.Refused) and first.code == "STALE_TERM"):
                     answered(results[0])
                     return
             self.clock.after(0.3, lambda: self._ask(command, answered))

@@ -46,14 +46,14 @@ def build(directory: Path) -> Path:
 
 
 class Shim:
-    """The faults of one process. File faults strike below `prefix` only."""
+    """The faults of one process. File faults strike below the directory `prefix` only."""
 
     def __init__(self, library: Path, control: Path, prefix: Path) -> None:
         self.env = {"LD_PRELOAD": str(library), "MR_SHIM_FILE": str(control)}
         with open(control, "w+b") as file:
             file.truncate(4096)
             self._page = mmap.mmap(file.fileno(), 4096)
-        name = os.fsencode(prefix)
+        name = os.path.join(os.fsencode(prefix), b"")  # so that `d` does not strike `d.log`
         assert len(name) < 256, "the shim keeps 255 bytes of the prefix"
         self._page[_PREFIX : _PREFIX + len(name)] = name
 

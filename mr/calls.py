@@ -8,6 +8,7 @@ Leader hints are followed; a master that does not answer is left for the next on
 from __future__ import annotations
 
 import contextlib
+import functools
 import getpass
 import itertools
 import secrets
@@ -33,10 +34,11 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.03, 0.7  # an election takes less than a seco
 class Masters:
     """The masters of one cluster, as a client sees them. Safe to share between threads."""
 
-    def __init__(self, addresses: Sequence[str], tls: Tls, *, timeout: float = 10.0) -> None:
+    def __init__(self, addresses: Sequence[str], tls: Tls, *, timeout: float = 10.0, token: str = "") -> None:
         self.addresses = [channel.full_address(address) for address in addresses]
         self.timeout = timeout  # seconds a call may take, all tries together
         self.tls = tls
+        self._token = token
         self._turn = itertools.cycle(self.addresses)
         self._target = next(self._turn)
         self._channels: dict[str, grpc.Channel] = {}
@@ -87,7 +89,7 @@ class Masters:
         """
         import grpc
 
-        call = self._method(method)(request, timeout=timeout, metadata=identity(self.tls))
+        call = self._method(method)(request, timeout=timeout, metadata=self._identity())
         try:
             yield from call
         except grpc.RpcError as failure:
@@ -119,7 +121,7 @@ class Masters:
         import grpc
 
         try:
-            return self._method(method)(request, timeout=timeout, metadata=identity(self.tls))
+            return self._method(method)(request, timeout=timeout, metadata=self._identity())
         except grpc.RpcError as failure:
             raise errors.from_rpc(failure) from None
 
@@ -134,6 +136,19 @@ class Masters:
                 self._channels[address] = channel.open_channel(address, self.tls)
             return getattr(stubs[service](self._channels[address]), name)
 
+    @functools.cached_property
+    def _plaintext(self) -> bool:
+        return channel.client_files(self.tls) is None
+
+    def _identity(self) -> list[tuple[str, str]]:
+        """A token goes to masters that proved who they are, a mere claim of a name to those of this machine."""
+        if not self._plaintext:
+            return [("authorization", f"Bearer {self._token}")] if self._token else []
+        try:
+            return [("mr-user", getpass.getuser())]
+        except (OSError, KeyError):  # a container without a name for its user
+            return []
+
     def _learn(self, error: errors.Error) -> None:
         """Where to ask next: the leader that was named, else the next master in turn."""
         with self._lock:
@@ -145,7 +160,7 @@ class Masters:
     def _final(self, error: errors.Error, patience: float, maybe_applied: bool) -> errors.Error:
         if maybe_applied:
             return errors.CommitUnknown(
-                f"no answer within {patience:g} s; the request may yet take effect",
+                f"no definite answer within {patience:g} s, so the request may yet take effect; the last try: {error}",
                 next="ask again under the same id: it is never done twice",
             )
         for address in self.addresses:
@@ -168,14 +183,6 @@ class Masters:
 def request_id() -> str:
     """A new request id: chosen once, sent with every try."""
     return secrets.token_hex(12)
-
-
-def identity(tls: Tls) -> tuple[tuple[str, str], ...]:
-    """What we claim to be on a plaintext connection; with certificates they alone count."""
-    try:
-        return (("mr-user", getpass.getuser()),) if tls.insecure or not tls.dir else ()
-    except (OSError, KeyError):  # a container without a name for its user
-        return ()
 
 
 def _pause(state: tenacity.RetryCallState) -> float:

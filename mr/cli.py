@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -132,6 +133,8 @@ def mr() -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """The console script: runs a command and exits with the code of its outcome."""
     args = list(sys.argv[1:] if argv is None else argv)
+    # a shell script's `mr … &` starts with SIGINT ignored; Ctrl-C detaches or stops all the same
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         code = mr.main(args, prog_name="mr", standalone_mode=False)
     except click.exceptions.Exit as ended:

@@ -34,6 +34,7 @@ _SLICE_S = (
     15.0  # a watching stream is opened anew after this, so that a silent master cannot hold it for ever
 )
 _BREAKS = 100  # streams that break in a row without bringing anything
+_PATIENCE_S = 180.0  # how long a watcher waits for masters that are all gone: long enough to start them again
 
 
 def connect(
@@ -54,9 +55,8 @@ def connect(
     if isinstance(masters, str):
         masters = [name for name in masters.split(",") if name.strip()]
     chosen = list(masters or config.cluster.masters) or [LOCAL]
-    return Client(
-        Masters(chosen, tls or (Tls(insecure=True) if insecure else config.tls), timeout=timeout), config
-    )
+    security = tls or (Tls(insecure=True) if insecure else config.tls)
+    return Client(Masters(chosen, security, timeout=timeout, token=_token(config)), config)
 
 
 class Client:
@@ -242,7 +242,7 @@ class Handle:
                     on_break()
                 if breaks > _BREAKS:
                     raise
-                self.status()  # waits for a leader, with the patience of any call
+                self._await_master(deadline)
 
     def events(self, after: int = 0, *, tasks: bool = True) -> list[JobEvent]:
         """What happened so far, oldest first."""
@@ -305,6 +305,17 @@ class Handle:
 
         return html(self.status())
 
+    def _await_master(self, deadline: float | None) -> None:
+        from mr.rpc.cluster_pb2 import GetJobRequest
+
+        left = _PATIENCE_S if deadline is None else min(_PATIENCE_S, deadline - time.monotonic())
+        request = GetJobRequest(job=self.id, stale_ok=True)
+        try:
+            self.client.calls.call("GetJob", request, timeout=max(0.1, left))
+        except errors.Unavailable:
+            if deadline is None or time.monotonic() < deadline:
+                raise
+
     def _stream(self, after: int, tasks: bool, deadline: float | None) -> Iterator[JobEvent]:
         from mr.rpc.cluster_pb2 import WatchRequest
 
@@ -329,6 +340,16 @@ def job_file(job: Any) -> Path:
             "workers load a job from its file: define it in one", next='pass the path, "wordcount.py"'
         )
     return Path(file)
+
+
+def _token(config: Config) -> str:
+    """The token by configuration, or "". Raises Usage for a file that cannot be read."""
+    if config.auth.token or config.auth.token_file is None:
+        return config.auth.token
+    try:
+        return config.auth.token_file.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise errors.Usage(f"token file {config.auth.token_file}: {error}") from None
 
 
 def job_defaults(config: Config) -> dict[str, Any]:

@@ -6,12 +6,14 @@ Absent values are null, never a magic number. Pure.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mr import names, outcome
+from mr import outcome
 from mr.causes import Cause, info
-from mr.rpc import cluster_pb2 as pb
-from mr.rpc.job_pb2 import Failure
+
+if TYPE_CHECKING:
+    from mr.rpc import cluster_pb2 as pb
+    from mr.rpc.job_pb2 import Failure, TaskId
 
 
 def job(status: pb.JobStatus, *, now_ms: int = 0) -> dict[str, Any]:
@@ -125,7 +127,7 @@ def worker(one: pb.WorkerInfo) -> dict[str, Any]:
 def task(one: pb.TaskInfo) -> dict[str, Any]:
     """`mr tasks --json`. `state` is idle, in_progress or completed."""
     return {
-        "task": names.task_text(one.task),
+        "task": _task_text(one.task),
         "step": one.task.step,
         "kind": _kind_name(one.task.kind),
         "index": one.task.index,
@@ -163,7 +165,7 @@ def event(one: pb.JobEvent) -> dict[str, Any]:
         "at_ms": one.at_ms or None,
         "type": one.type,
         "text": one.text,
-        "task": names.task_text(one.attempt.task) if one.HasField("attempt") else None,
+        "task": _task_text(one.attempt.task) if one.HasField("attempt") else None,
         "attempt": one.attempt.number if one.HasField("attempt") else None,
         "worker": one.worker or None,
         "fields": dict(sorted(one.fields.items())),
@@ -210,6 +212,12 @@ def _kind(one: pb.KindStatus) -> dict[str, int]:
         "bytes_total",
     )
     return {name: getattr(one, name) for name in fields}
+
+
+def _task_text(task: TaskId) -> str:
+    from mr.names import task_text
+
+    return task_text(task)
 
 
 def _kind_name(number: int) -> str:

@@ -73,6 +73,7 @@ class MasterConfig:
 
     # This process.
     commit_timeout_s: float = 10.0  # a client's write is given up (CommitUnknown) after this
+    read_timeout_s: float = 5.0  # a consistent read is given up (Unavailable) after this
     snapshot_every: int = 50_000  # entries; the log is also trimmed by size
     blob_limit_bytes: int = 16 << 30  # all blobs together; a Put beyond it is refused
     blob_each_bytes: int = 1 << 30

@@ -37,7 +37,6 @@ Context = ServicerContext[Any, Any]
 E = TypeVar("E", bound=ev.Event)
 
 _SPEC_BYTES = 256 << 10  # a job's spec travels in one log entry and in the first order to every worker
-_READ_S = 5.0
 
 
 class ClusterService(rpc.ClusterServicer):
@@ -243,7 +242,7 @@ class ClusterService(rpc.ClusterServicer):
 
     async def _read_point(self, *, stale_ok: bool = False) -> None:
         if not stale_ok:
-            await self._replica.barrier(timeout_s=_READ_S)
+            await self._replica.barrier(timeout_s=self._config.read_timeout_s)
 
     async def _propose(self, *commands: table.Command) -> AppliedEntry:
         for _ in range(3):

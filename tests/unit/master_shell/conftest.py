@@ -46,7 +46,8 @@ class Town:
             http="127.0.0.1:0",
             http_pinned=True,
             tls=None,
-            commit_timeout_s=5.0,
+            commit_timeout_s=1.0,
+            read_timeout_s=0.5,
             **self.limits,
         )
         master = Master(config, lambda _, machine: self.memory.replica(name, machine))

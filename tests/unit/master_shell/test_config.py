@@ -67,7 +67,7 @@ def test_own_entry(promise: str, wanted: str | None, local: set[str], then: str 
 def test_what_is_local_is_asked_of_the_kernel() -> None:
     assert hosts.is_local("127.0.0.1")
     assert hosts.is_local("localhost")
-    assert not hosts.is_local("192.0.2.1")  # reserved for documentation: nobody's
+    assert not hosts.is_local("198.51.100.1")  # reserved for documentation: nobody's
     assert not hosts.is_local("no-such-host.invalid")
 
 

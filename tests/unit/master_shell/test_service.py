@@ -170,6 +170,7 @@ async def test_a_leader_cut_off_answers_no_consistent_read(town: Town) -> None:
     error = await refusal(town.cluster("a").GetJob(pb.GetJobRequest(job="wc-1")))
     assert isinstance(error, errors.Unavailable)
     assert not error.maybe_applied
+    town.memory.heal("a")
 
 
 async def test_a_leader_cut_off_leaves_a_write_in_doubt(town: Town) -> None:

@@ -205,19 +205,24 @@ class Combining:
 
     def pairs(self, key: Any, values: Iterable[Any]) -> Iterator[Any]:
         """What the combiner makes of one group: values, under the same key. Raises what user code raises."""
-        encoded = encode_key(key)
         given = self._counted(values)
         for pair in self._combine(key, given) or ():
-            if type(pair) is not tuple or len(pair) != 2:
-                raise NotAPair(f"a combiner must yield (key, value) pairs, not {pair!r:.100}")
-            if pair[0] is not key and encode_key(pair[0]) != encoded:
-                raise ChangedKey(
-                    f"a combiner must keep its key: given {key!r:.100}, it yielded {pair[0]!r:.100}"
-                )
-            self.outs += 1
-            yield pair[1]
+            yield self._value(key, pair)
         for _ in given:  # what it did not read is dropped, but was its input
             pass
+
+    def fold(self, key: Any, values: list[Any]) -> list[Any]:
+        """The same for a group in memory."""
+        self.ins += len(values)
+        return [self._value(key, pair) for pair in self._combine(key, iter(values)) or ()]
+
+    def _value(self, key: Any, pair: Any) -> Any:
+        if type(pair) is not tuple or len(pair) != 2:
+            raise NotAPair(f"a combiner must yield (key, value) pairs, not {pair!r:.100}")
+        if pair[0] is not key and encode_key(pair[0]) != encode_key(key):
+            raise ChangedKey(f"a combiner must keep its key: given {key!r:.100}, it yielded {pair[0]!r:.100}")
+        self.outs += 1
+        return pair[1]
 
     def into(self, region: RegionWriter, key: Any, values: Iterable[Any], *, sort_values: bool) -> None:
         """Combine one group and write what comes of it."""

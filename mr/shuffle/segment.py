@@ -22,7 +22,8 @@ from typing import Self
 from zlib import crc32
 
 from mr.codec import Values
-from mr.shuffle.blocks import Checker, Damaged, RegionReader, RegionWriter, region_records, seal, verify
+from mr.shuffle.blocks import Damaged, RegionReader, RegionWriter, region_records, seal
+from mr.shuffle.checker import Checker, verify
 
 __all__ = [
     "Checker",

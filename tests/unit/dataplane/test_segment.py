@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from mr.causes import Cause
 from mr.shuffle import segment
-from mr.shuffle.blocks import END_BYTES, Checker, Damaged, verify
+from mr.shuffle.blocks import END_BYTES, Damaged
+from mr.shuffle.checker import Checker, verify
 from mr.shuffle.merge import CorruptData
 from tests.unit.dataplane.pipeline import JOB, region, run_map, run_reduce
 

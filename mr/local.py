@@ -166,8 +166,10 @@ class _Pool:
     def __exit__(self, *_: object) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
         for process in self._all:
-            process.stop()
+            process.kill()
         self._threads.shutdown()
+        for process in self._all:
+            process.close()
 
     def each(
         self, requests: Sequence[task_pb2.RunAttempt], run: Callable[[task_pb2.RunAttempt, Runner], None]

@@ -20,19 +20,28 @@ from mr.rpc import job_pb2 as pb
 from mr.rpc import session_pb2, task_pb2
 
 
+# A process whose pipe is closed is dead, or has closed it: after this long it was the latter.
+CHANNEL_S = 3.0
+
+
 class TaskProcess:
     """One task process; `run` attempts on it, one at a time. Started when it is first needed."""
 
     def __init__(self) -> None:
         self._child: subprocess.Popen[bytes] | None = None
         self._to = self._from = -1
+        self._over = False
 
     def run(
         self, request: task_pb2.RunAttempt, report: Callable[[session_pb2.Progress], None]
     ) -> pb.TaskResult:
         """Runs one attempt. Raises AttemptFailed, also when the process dies."""
+        if self._over:
+            raise AttemptFailed(pb.Failure(cause=pb.CANCELLED_BY_USER, message="the job is over"))
         if self._child is None:
             self._start()
+            if self._over:  # killed while it was being started
+                self.kill()
         try:
             frames.write_frame(self._to, task_pb2.ToTask(run=request).SerializeToString())
             while (frame := frames.read_frame(self._from)) is not None:
@@ -66,16 +75,27 @@ class TaskProcess:
         """The Failure of an attempt whose process has died."""
         assert self._child is not None
         self._close_pipes()
-        status = self._child.wait()
-        self._kill_group(self._child)  # what it has started
-        self._child = None
+        child, self._child = self._child, None
+        try:
+            status = child.wait(CHANNEL_S)
+        except subprocess.TimeoutExpired:
+            self._kill_group(child)
+            child.wait()
+            return pb.Failure(cause=pb.USER_EXIT, message="user code closed the task process's own pipes")
+        self._kill_group(child)  # what it has started
         return death(status, Path(request.attempt_dir))
 
-    def stop(self) -> None:
-        """Ends the process and whatever it has started."""
+    def kill(self) -> None:
+        """Kills the process and whatever it has started; for any thread. `run` fails from now on."""
+        self._over = True
+        if (child := self._child) is not None:
+            self._kill_group(child)
+
+    def close(self) -> None:
+        """Kills and buries it, once no thread is in `run`."""
+        self.kill()
         if self._child is not None:
             self._close_pipes()
-            self._kill_group(self._child)
             self._child.wait()
             self._child = None
 

@@ -610,6 +610,7 @@ class Failure(_message.Message):
     FETCH_WORKER_FIELD_NUMBER: _builtins.int
     PEAK_MEMORY_FIELD_NUMBER: _builtins.int
     EXIT_STATUS_FIELD_NUMBER: _builtins.int
+    RECORD_NUMBER_FIELD_NUMBER: _builtins.int
     cause: Global___Cause.ValueType
     message: _builtins.str
     """one line, e.g. "ValueError: invalid literal for int(): '12x'" """
@@ -625,6 +626,8 @@ class Failure(_message.Message):
     peak_memory: _builtins.int
     exit_status: _builtins.int
     """of a task process that died: negative = signal"""
+    record_number: _builtins.int
+    """in hand when it failed, from 1 within the split or partition (P-07); 0 = none or unknown"""
     @_builtins.property
     def fetch_source(self) -> Global___AttemptId:
         """FETCH_FAILED, CORRUPT_DATA: the map attempt whose output could not be read"""
@@ -642,10 +645,11 @@ class Failure(_message.Message):
         fetch_worker: _builtins.str = ...,
         peak_memory: _builtins.int = ...,
         exit_status: _builtins.int = ...,
+        record_number: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["fetch_source", b"fetch_source"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "exit_status", b"exit_status", "fetch_source", b"fetch_source", "fetch_worker", b"fetch_worker", "input", b"input", "message", b"message", "peak_memory", b"peak_memory", "record", b"record", "traceback", b"traceback", "where", b"where"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "exit_status", b"exit_status", "fetch_source", b"fetch_source", "fetch_worker", b"fetch_worker", "input", b"input", "message", b"message", "peak_memory", b"peak_memory", "record", b"record", "record_number", b"record_number", "traceback", b"traceback", "where", b"where"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -7,9 +7,10 @@ from typing import Any
 
 from grpc.aio import ServicerContext
 
+from master.access import identify
 from master.blobs import BlobStore
 from master.copies import Copies
-from mr.errors import Usage
+from mr.errors import NotAllowed, Usage
 from mr.rpc import cluster_pb2 as pb
 from mr.rpc import cluster_pb2_grpc as rpc
 
@@ -31,6 +32,8 @@ class BlobService(rpc.BlobsServicer):
             raise Usage("an empty stream is no blob")
         if not first.replica:
             self._check_leading()
+        elif "master" not in identify(context).roles:
+            raise NotAllowed("only a master stores copies: send the blob to the leader")
         if self._store.has(first.digest):
             self._store.touch(first.digest)
         else:

@@ -19,6 +19,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from consensus.replica import Leadership
 from master import events as ev
 from master.columns import IDLE, STATE_NAMES
+from master.ids import AttemptKey
 from master.machine import AppliedEntry
 from master.masters import resident_bytes
 from mr.rpc import job_pb2, session_pb2, table_pb2
@@ -80,7 +81,7 @@ class Metrics:
         )
         self._leader: str | None = None
         self._log_bytes: tuple[float, int] = (0.0, 0)
-        self._began: dict[object, int] = {}  # attempt -> when it was assigned, by the leaders' clock
+        self._began: dict[AttemptKey, int] = {}  # when it was assigned, by the leaders' clock
         self.registry.register(self)
 
     def render(self) -> bytes:
@@ -112,6 +113,8 @@ class Metrics:
                 case ev.AttemptEnded(attempt=attempt):
                     self._began.pop(attempt, None)
                     self._attempts.labels(_kind(attempt.kind), "revoked").inc()
+                case ev.JobFinished(job=job):
+                    self._began = {key: at for key, at in self._began.items() if key.job != job}
                 case ev.MapOutputLost(reason=reason):
                     self._reruns.labels(reason).inc()
 

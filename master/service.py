@@ -36,6 +36,7 @@ from mr.rpc import table_pb2 as table
 Context = ServicerContext[Any, Any]
 E = TypeVar("E", bound=ev.Event)
 
+_ENTRY_BYTES = 512 << 10
 _SPEC_BYTES = 256 << 10  # a job's spec travels in one log entry and in the first order to every worker
 
 
@@ -248,6 +249,8 @@ class ClusterService(rpc.ClusterServicer):
         for _ in range(3):
             self.check_leading()
             entry = self._driver.entry(commands).SerializeToString()
+            if len(entry) > _ENTRY_BYTES:
+                raise Usage(f"a request may have {_ENTRY_BYTES >> 10} KiB")
             applied: AppliedEntry = await self._replica.propose(
                 entry, timeout_s=self._config.commit_timeout_s
             )

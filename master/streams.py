@@ -19,6 +19,7 @@ from grpc.aio import ServicerContext
 
 from consensus.replica import Replica
 from master.access import Identity, audit, identify
+from master.bounds import bounded
 from master.config import MasterConfig
 from master.driver import Driver
 from master.leader_events import Attached, SessionClosed, WorkerSaid
@@ -181,7 +182,7 @@ class SessionService(rpc.SessionsServicer):
     def _hear(self, session: int, link: Link, events: Iterable[pb.WorkerEvent]) -> None:
         for event in events:
             self._heard(event)
-            self._driver.feed(WorkerSaid(session=session, event=event))
+            self._driver.feed(WorkerSaid(session=session, event=bounded(event)))
             if event.HasField("heartbeat"):
                 link.put(pb.MasterMessage(term=self._driver.term, heartbeat_echo=event.heartbeat.sequence))
 

@@ -8,6 +8,7 @@ the same on every master. So watching works on followers, and goes on across lea
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
@@ -68,6 +69,7 @@ class Watch:
         self._leader = leader
         self._limit = limit
         self._watchers: dict[str, set[Watcher]] = {}
+        self._statuses: dict[str, tuple[float, pb.JobStatus | None]] = {}  # of watched jobs, and since when
         self._count = 0
         self._ring: deque[tuple[int, int, Event]] = deque(maxlen=_RING)
 
@@ -114,18 +116,18 @@ class Watch:
         """
         with self._watching(job) as watcher:
             events = self.history(job, after, tasks=tasks)
-            shown = b""
+            shown, next_progress = b"", 0.0
             while True:
                 for event in events:
                     after = max(after, event.index)
                     yield event
-                status = job_status(self._table, job, self._leader())
+                status = self._status(job)
                 if status is None or not follow or status.state in TERMINAL:
                     if status is not None:
                         yield pb.JobEvent(type="Status", text=status.reason, status=status)
                     return
-                if (now := _fingerprint(status)) != shown:
-                    shown = now
+                if time.monotonic() >= next_progress and (now := _fingerprint(status)) != shown:
+                    shown, next_progress = now, time.monotonic() + _PROGRESS_S
                     yield pb.JobEvent(type="Progress", text=status.reason, status=status)
                 items = await watcher.take(_PROGRESS_S)
                 if watcher.lost:
@@ -133,6 +135,19 @@ class Watch:
                 events = [
                     _proto(item) for item in items if item[0] > after and _wanted(item[2], job, tasks=tasks)
                 ]
+
+    def _status(self, job: str) -> pb.JobStatus | None:
+        """The job as it stands, made at most a few times a second however many watch it; its end at once."""
+        known, at, status = self._table.jobs.get(job), *self._statuses.get(job, (0.0, None))
+        fresh = time.monotonic() - at < _PROGRESS_S / 2
+        if status is None or not fresh or (known is not None and known.state != status.state):
+            status = job_status(self._table, job, self._leader())
+            self._statuses[job] = (time.monotonic(), status)
+        made: pb.JobStatus | None = None
+        if status is not None:
+            made = pb.JobStatus()
+            made.CopyFrom(status)
+        return made
 
     @contextmanager
     def _watching(self, job: str) -> Iterator[Watcher]:
@@ -152,6 +167,7 @@ class Watch:
             self._watchers[job].discard(watcher)
             if not self._watchers[job]:
                 del self._watchers[job]
+                self._statuses.pop(job, None)
 
 
 def _wanted(event: Event, job: str, *, tasks: bool) -> bool:

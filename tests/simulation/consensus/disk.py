@@ -107,10 +107,10 @@ class SimStore:
     def close(self) -> None:
         pass
 
-    def crash(self) -> None:
+    def crash(self, *, power: bool = False) -> None:
         """Some prefix of what was not synced survives: a kill may keep all of it, a power cut nothing."""
         self.dead = True
-        for batch, _ in self._pending[: self.rng.randint(0, len(self._pending))]:
+        for batch, _ in self._pending[: 0 if power else self.rng.randint(0, len(self._pending))]:
             self._keep(batch)
         self._pending = []
 

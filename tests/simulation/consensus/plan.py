@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+from consensus.wire import ANSWER, VOTE, VOTED
 from tests.simulation.consensus.network import MODES
 
 
@@ -67,15 +68,17 @@ def _fault(rng: random.Random, members: list[str], kind: Profile) -> tuple[str, 
         side = (member,) if len(members) == 3 or rng.random() < 0.6 else tuple(sorted((member, other)))
         return "partition", (side, round(lasts, 3), rng.choice(("both", "both", "in", "out", "leaky")))
     if draw < 0.34:
-        return "isolate_leader", (round(lasts, 3),)
+        return "isolate_leader", (round(lasts, 3), rng.random() < 0.5)
     if draw < 0.46:
         return "crash", (member, round(rng.uniform(0.05, 2), 3))
     if draw < 0.52:
         return "crash_leader", (round(rng.uniform(0.05, 2), 3),)
-    if draw < 0.64:
+    if draw < 0.62:
         return "crash_at_operation", (member, rng.randint(1, 12))
-    if draw < 0.70:
+    if draw < 0.66:
         return "crash_all", (round(rng.uniform(0.05, 1), 3),)
+    if draw < 0.72:
+        return "power_cut_after", (member, rng.choice((VOTED, VOTED, VOTE, ANSWER)))
     if draw < 0.77:
         return "reset", (member, other)
     if draw < 0.81:
@@ -84,8 +87,8 @@ def _fault(rng: random.Random, members: list[str], kind: Profile) -> tuple[str, 
         return "pause", (member, round(rng.uniform(0.3, 2.5), 3))
     if draw < 0.92:
         return "slow_disk", (member, round(lasts, 3))
-    if draw < 0.95:
+    if draw < 0.94:
         return "transfer", ()
-    if draw < 0.98 and kind.disk_losses:
+    if draw < 0.985 and kind.disk_losses:
         return "lose_disk", (member, rng.choice(("flip", "truncate", "gone")))
     return "snapshot", (member,)

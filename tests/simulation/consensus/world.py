@@ -64,6 +64,7 @@ class Member:
         self.node: Any = None
         self.applier: Any = None
         self.machine: Any = None
+        self.dies_after: str | None = None  # the type of message that is its last
         self._soon = False
         self._timer = 0
         self._led_term = -1
@@ -118,13 +119,13 @@ class Member:
         world.log("start", self.name, f"log {journal[0][1]}..{journal[-1][1]} term {self.node.term}")
         self.wake()
 
-    def die(self, why: str) -> None:
-        """The process is gone at once; what the disk had not synced is left to chance."""
+    def die(self, why: str, *, power: bool = False) -> None:
+        """The process is gone at once; what the disk had not synced is left to chance, or lost with the power."""
         world = self.world
         world.log("CRASH", self.name, why)
         world.count("crashes")
         self.alive, self.paused_until = False, 0.0
-        self.disk.crash()
+        self.disk.crash(power=power)
         world.checker.on_majority()
         for other in world.members:
             if other != self.name:
@@ -152,7 +153,8 @@ class Member:
             return
         except Poisoned as error:
             raise error.__cause__ or error from None
-        self._look()
+        if self.alive:
+            self._look()
 
     def _look(self) -> None:
         node, checker = self.node, self.world.checker
@@ -216,6 +218,10 @@ class Member:
             world.checker.voted(self.name, message["term"], self.name)
             world.count("requests")
         world.checker.shown(self.name, self.disk.hard.term)
+        if message["type"] == self.dies_after and not message.get("pre") and message.get("success", True):
+            self.dies_after = None
+            world.at(self.rng.uniform(0, 0.0004), self._in_this_life(self.die, "power cut", power=True))
+            world.at(self.rng.uniform(0.01, 0.3), partial(world._restart, self.name))
         target = world.peers[peer]
         life = target.life
         copy = (
@@ -247,12 +253,12 @@ class Member:
 
         self.world.at(self.rng.uniform(0.001, 0.05), self._in_this_life(stored))
 
-    def _in_this_life(self, call: Callable[..., None], *arguments: Any) -> Callable[[], None]:
+    def _in_this_life(self, call: Callable[..., None], *arguments: Any, **named: Any) -> Callable[[], None]:
         life = self.life
 
         def run() -> None:
             if life == self.life:
-                self.guarded(call, *arguments)
+                self.guarded(partial(call, **named), *arguments)
                 self.wake()
 
         return run
@@ -484,10 +490,13 @@ class World:
                 if way in ("both", "in") or (way == "leaky" and self.rng.random() < 0.7):
                     self.network.stall(b, a, lasts)
 
-    def fault_isolate_leader(self, lasts: float) -> None:
+    def fault_isolate_leader(self, lasts: float, reset: bool) -> None:
         leader = self.leader()
         if leader:
             self.fault_partition((leader.name,), lasts, "both")
+            for other in self.members if reset else ():
+                if other != leader.name:
+                    self.network.reset(leader.name, other)
 
     def fault_crash(self, name: str, down: float) -> None:
         if self.peers[name].alive:
@@ -502,6 +511,9 @@ class World:
     def fault_crash_at_operation(self, name: str, operations: int) -> None:
         self.peers[name].disk.crash_in = operations
         self.at(3.0, partial(self._restart, name))
+
+    def fault_power_cut_after(self, name: str, kind: str) -> None:
+        self.peers[name].dies_after = kind
 
     def fault_crash_all(self, down: float) -> None:
         for name in self.members:

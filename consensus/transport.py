@@ -410,8 +410,9 @@ class _Outbound:
                 theirs = read(call.initial_metadata() or ())
                 self._life = theirs.life
                 self._link.post("up", self._peer, theirs.life)
-                for _ in call:
-                    pass
+                ended = threading.Event()
+                if call.add_callback(ended.set):
+                    ended.wait()  # not by reading the answers, of which there are none: that wakes at every frame
             except (grpc.RpcError, Refused):
                 pass
             finally:

@@ -73,14 +73,14 @@ class Screen:
 
     def line(self, text: str) -> None:
         """Prints it above the progress."""
-        self._console.print(text)
+        self._console.print(text, soft_wrap=True)
 
     def progress(self, lines: list[str], *, last: bool = False) -> None:
         """Replaces the moving lines; the last ones stay."""
         if last:
             self.close()
             for text in lines:
-                self._console.print(text)
+                self._console.print(text, soft_wrap=True)
         else:
             self._live.update("\n".join(lines))
 

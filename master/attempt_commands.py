@@ -45,7 +45,7 @@ def assign(table: TaskTable, command: table_pb2.AssignTask) -> list[Event]:
     tasks = next((t for s, k, t in job.runnable() if (s, k) == (key.step, key.kind)), None)
     if tasks is None or key.index >= tasks.count:
         return [Refused(f"{key.text} of {key.job} can't run now")]
-    if worker.incarnation != command.incarnation or not worker.free or worker.id in job.excluded:
+    if worker.incarnation != command.incarnation or not worker.free or worker.id in job.bars(key.kind):
         return [Refused(f"{worker.id} can't take a task of {key.job} now", "WORKER_BUSY")]
     if worker.kinds and key.kind not in worker.kinds:
         return [Refused(f"{worker.id} takes no such tasks", "WORKER_BUSY")]

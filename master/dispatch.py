@@ -40,13 +40,12 @@ def plan(desk: Desk, before: list[Command]) -> list[Command]:
 
 
 def free_slots(desk: Desk, before: list[Command]) -> dict[str, int]:
-    """Free slots of the workers on the line. A report that is under way frees one, accepted or not."""
+    """Free slots of the workers on the line. A completion that is under way frees one, accepted or
+    not; a failure does too, but may say that the worker should have no more."""
     ending: dict[str, int] = {}
     for command in before:
         if command.HasField("complete"):
             ending[command.complete.worker] = ending.get(command.complete.worker, 0) + 1
-        elif command.HasField("fail"):
-            ending[command.fail.worker] = ending.get(command.fail.worker, 0) + 1
     free = {}
     for session in desk.sessions.by_worker.values():
         worker = desk.table.workers.get(session.worker)

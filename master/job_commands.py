@@ -35,10 +35,12 @@ def submit(table: TaskTable, command: table_pb2.SubmitJob) -> list[Event]:
     """Accepts a job, once for each request and each id (C10)."""
     spec = command.spec
     known = table.request_of(command.request_id) if command.request_id else None
+    if known is None and spec.job_id in table.ended:
+        known = spec.job_id
     if known is not None:
+        if table.owner_of(known) != command.identity:
+            return [Refused("another user has made this request or this job", "ID_IN_USE")]
         return [JobAccepted(known, existed=True)]
-    if spec.job_id in table.ended:
-        return [JobAccepted(spec.job_id, existed=True)]
     job = table.jobs.get(spec.job_id)
     if job is not None:
         if job.owner != command.identity or not same_job(job.spec, spec):

@@ -247,6 +247,12 @@ class Job:
             self.life_ids[worker, incarnation] = number
         return number
 
+    def bars(self, kind: int) -> set[str]:
+        """Workers that get no task of that kind: to publish or clean up, a worker need only see the place."""
+        if kind in (COMMIT, CLEANUP):
+            return {worker for worker, cause in self.excluded.items() if cause == job_pb2.PATH_NOT_SHARED}
+        return set(self.excluded)
+
     def worker_of(self, life: int) -> str:
         """The worker of that life; "" for none."""
         return self.lives[life][0]

@@ -123,7 +123,7 @@ def _ready(
     """The job's tasks that may be assigned, in the order in which it wants them."""
     if job.terminal or job.state == PUBLISHING:
         return [
-            ReadyTask(TaskKey(job.id, step, kind, index))
+            ReadyTask(TaskKey(job.id, step, kind, index), (), frozenset(job.bars(kind)))
             for step, kind, tasks in job.runnable()
             for index in tasks.idle(most)
         ]

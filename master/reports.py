@@ -31,6 +31,7 @@ def reported(desk: Desk, session: Session, word: session_pb2.WorkerEvent) -> Non
         desk.send(session, orders.settled(key, desk.table.index, accepted=accepted, reason="not live"))
         return
     worker, incarnation = life
+    desk.plan_due = True  # its slot may be given away in the same entry
     if done:
         complete = table_pb2.CompleteAttempt(
             attempt=key.proto(), worker=worker, incarnation=incarnation, result=word.completed.result

@@ -110,6 +110,12 @@ class TaskTable:
         matches = [job for known in (self.jobs, self.ended) for job in known if job.startswith(text)]
         return matches[0] if text and len(matches) == 1 else None
 
+    def owner_of(self, job: str) -> str:
+        """Who submitted the job; "" when it is not even history."""
+        if job in self.jobs:
+            return self.jobs[job].owner
+        return self.ended[job].owner if job in self.ended else ""
+
     def request_of(self, request_id: str) -> str | None:
         """The job that this request id made, if it is remembered."""
         if request_id in self.live_requests:

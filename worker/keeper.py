@@ -9,7 +9,8 @@ not the worker; orphans of user code become its children, so a tree cannot be es
 
 ISOLATION "namespaces": PROGRAM gets a process and a mount namespace. It sees and can signal nobody else,
 files and folders in HIDDEN (separated by ":", the worker's keys) look empty, and the kernel itself kills
-everything in it, fork bombs included. "none": the end of a tree comes by walking it, and nothing is hidden.
+everything in it, fork bombs included. "none": nothing is hidden, and the end of a tree comes by walking it,
+which a fork bomb outruns: the kernel's limit of processes of a user stops it, which does not hold for root.
 
 Runs as a plain script on the standard library alone, so that it starts in milliseconds.
 """
@@ -33,6 +34,10 @@ MS_BIND = 0x1000
 MS_REC_PRIVATE = 0x4000 | 0x40000
 MS_NOSUID_NODEV_NOEXEC = 2 | 4 | 8
 OPEN_FILES = 4096
+PROCESSES = 4096  # of this user, all together; beyond them fork fails
+NAMESPACE_PROCESSES = 1024
+# Tasks give way: a worker must serve its peers and answer its leader while they compute.
+NICENESS = 5
 PR_CAPBSET_DROP = 24
 # What root's user code would need to look out of its namespaces, or to harm the machine: SYS_MODULE,
 # SYS_RAWIO, SYS_PTRACE, SYS_ADMIN, SYS_BOOT, SYS_TIME.
@@ -74,6 +79,14 @@ def arrange_mounts(hidden: list[str]) -> None:
             mount(b"/dev/null", path, b"none", MS_BIND)
 
 
+def limit_namespace() -> None:
+    """At most so many processes here, where the kernel counts them by namespace (Linux 6.14)."""
+    major, minor = os.uname().release.split(".")[:2]
+    if (int(major), int(minor)) >= (6, 14):  # an older one would limit the whole machine
+        with contextlib.suppress(OSError), open("/proc/sys/kernel/pid_max", "w") as file:
+            file.write(str(NAMESPACE_PROCESSES))
+
+
 def die_with_parent(parent: int) -> None:
     """SIGKILL for this process when its parent ends, also if it has ended already."""
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
@@ -90,10 +103,14 @@ def run_program(arguments: list[str], parent: int) -> None:
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         limit = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+        hard = resource.getrlimit(resource.RLIMIT_NPROC)[1]
+        limit = PROCESSES if hard == resource.RLIM_INFINITY else min(PROCESSES, hard)
+        resource.setrlimit(resource.RLIMIT_NPROC, (limit, limit))
         with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
             file.write("900")  # when memory runs out, a task dies and not its worker (FT17)
         for capability in DROPPED_CAPABILITIES:
             _libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
+        os.nice(NICENESS)
         os.setsid()
         os.execvp(arguments[0], arguments)  # noqa: S606 - no shell is the point
     except OSError as error:
@@ -201,6 +218,7 @@ def main() -> None:
         die_with_parent(0)  # a parent outside the namespace is number 0
         os.close(control)
         arrange_mounts([path for path in hidden.split(":") if path])
+        limit_namespace()
         keep(arguments, status_fd, -1)
         os._exit(0)
     if watch(init, wake, control) is None:

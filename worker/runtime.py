@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, assert_never
 
-from mr import position
+from mr.locate import at_record
 from mr.rpc import job_pb2 as job
 from mr.rpc import task_pb2 as task
 from worker import metrics, verdict
@@ -260,14 +260,9 @@ class Runtime:
             outcome = await self.means.pool.run(
                 owner, request, output, limit, lambda p: self.feed(TaskProgress(attempt, p))
             )
-        return self._at_record(outcome, attempt) if isinstance(outcome, job.Failure) else outcome
-
-    def _at_record(self, failure: job.Failure, attempt: Attempt) -> job.Failure:
-        """Names the record that was in hand when the process died (P-07)."""
-        at = position.read(self.means.store.layout.attempt(attempt))
-        if failure.cause in _DIED and not failure.input and at is not None:
-            return verdict.at_record(failure, at.record, at.offset, "")
-        return failure
+        if isinstance(outcome, job.Failure) and outcome.cause in _DIED and not outcome.input:
+            return await asyncio.to_thread(at_record, outcome, request)
+        return outcome
 
     def _kill(self, attempt: Attempt) -> None:
         self._reasons.pop(attempt, None)

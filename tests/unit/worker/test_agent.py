@@ -69,7 +69,9 @@ def said(*orders: session.Order, term: int = 3, number: int = 1) -> Received:
     return Received(number, session.MasterMessage(term=term, orders=orders))
 
 
-def assign(attempt: Attempt, index: int = 10, *, spec: job.JobSpec | None = SPEC, **more: object) -> session.Order:
+def assign(
+    attempt: Attempt, index: int = 10, *, spec: job.JobSpec | None = SPEC, **more: object
+) -> session.Order:
     order = session.Assign(attempt=attempt.wire(), **more)  # type: ignore[arg-type]
     if spec is not None:
         order.spec.CopyFrom(spec)

@@ -15,11 +15,11 @@ from operator import not_
 from pathlib import Path
 from typing import Any
 
-from mr import formats, names, output
+from mr import names, output
 from mr.errors import Cause, TaskFailure
-from mr.failures import short_repr
 from mr.formats import Batch
 from mr.hints import CHECKED_RECORDS, Hints
+from mr.locate import batches, place
 from mr.position import Phase
 from mr.registry import IDENTITY, describe
 from mr.rpc import job_pb2 as pb
@@ -39,7 +39,7 @@ def run_map(running: Running) -> pb.TaskResult:
     sink: MapBuffer | output.PartWriter = _part_writer(running) if to_file else _buffer(running)
     loop = _Loop(running, sink, call, function.takes, Hints(function))
     running.user.setup()
-    loop.run(_batches(running))
+    loop.run(batches(running.request))
     if (late := running.user.teardown()) is not None:
         sink.extend(late)
     running.marker.phase(Phase.FINISH)
@@ -98,18 +98,6 @@ def _store(running: Running, buffer: MapBuffer, result: pb.TaskResult) -> None:
     result.counters["mr:spilled_bytes"] = buffer.spilled_bytes
 
 
-def _batches(running: Running) -> Iterator[Batch]:
-    """The records of step 0's split, or of one output of the step before."""
-    request = running.request
-    if request.HasField("source_file"):
-        path = running.staged / request.source_file.name
-        size = path.stat()
-        piece = pb.Piece(path=str(path), end=size.st_size, size=size.st_size, mtime_ns=size.st_mtime_ns)
-        return formats.input_format("pairs", {}).read(pb.Split(pieces=[piece], bytes=size.st_size))
-    chosen = running.spec.input
-    return formats.input_format(chosen.format, dict(chosen.options)).read(request.split)
-
-
 class _Loop:
     """The records of an attempt through the mapper. `done` counts those of finished batches."""
 
@@ -158,7 +146,7 @@ class _Loop:
         slots, call, extend = self._running.marker.slots, self._call, self._extend
         number = self.done + start
         columns = (batch.keys(), batch.values) if self._takes_key else (batch.values,)
-        rests = [islice(column, start, None) for column in columns]
+        rests: list[Iterator[Any]] = [islice(column, start, None) for column in columns]
         if self._generates:
             # The same in C, for functions that always give an iterator: mark, call, take all, next record.
             marks = map(not_, map(slots.__setitem__, repeat(0), count(number + 1)))
@@ -203,8 +191,7 @@ class _Loop:
         at = number - self.done - 1
         if not number or batch is None or not 0 <= at < len(batch.values):
             return "", ""
-        place = f"{batch.path} byte {batch.offset(at)} (record {number})"
-        return place, short_repr(batch.values[at])
+        return place(batch, at, number)
 
     def _progress(self) -> session_pb2.Progress:
         records = self._running.marker.slots[0] or self.done

@@ -50,11 +50,12 @@ def failure_of(
     functions: Sequence[Function] = (),
     input: str = "",
     record: str = "",
+    record_number: int = 0,
 ) -> pb.Failure:
     """The Failure for an exception that ended an attempt.
 
     `folder` is where the user's code lies, `function` what was being called, `functions` whatever may have been
-    called instead (a combiner), `input` and `record` say what was in hand.
+    called instead (a combiner), `input`, `record` and its number say what was in hand.
     """
     frames = list(user_frames(error.__traceback__))
     cause = cause_of(error, has_user_frames=bool(frames))
@@ -73,6 +74,7 @@ def failure_of(
         where=where,
         input=", ".join(filter(None, ("combiner" if in_combiner else "", input))),
         record=record,
+        record_number=record_number,
         peak_memory=peak_memory(),
     )
     if isinstance(error, CorruptData):

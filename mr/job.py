@@ -34,9 +34,22 @@ class Format:
     options: Mapping[str, str] = field(default_factory=dict)
 
 
-def text(*paths: str, **options: Any) -> Format:
-    """Lines: as input the key is the byte offset, the value the line without its end. As output `str(value)`."""
-    return _format("text", paths, options)
+class _Text:
+    """`mr.text(...)` is the format of lines, `mr.text.tokenize(...)` cuts one into words (S3-23)."""
+
+    def __call__(self, *paths: str, **options: Any) -> Format:
+        """Lines: as input the key is the byte offset, the value the line. As output for people, not escaped."""
+        return _format("text", paths, options)
+
+    @staticmethod
+    def tokenize(line: str, separators: str | None = None) -> list[str]:
+        """The non-empty words of `line` (letters, digits, _), or what stands between `separators`."""
+        from mr.io import tokenize
+
+        return tokenize(line, separators)
+
+
+text = _Text()
 
 
 def jsonl(*paths: str, **options: Any) -> Format:

@@ -22,7 +22,7 @@ from queue import SimpleQueue
 from types import ModuleType
 from typing import Any
 
-from mr import attempt, bundle, context, formats, inputs, loader, names, output, position, splits
+from mr import attempt, bundle, context, formats, inputs, loader, names, output, splits
 from mr.compile import compile_job
 from mr.errors import CAUSES, Cause, JobFailed, Usage
 from mr.failures import AttemptFailed
@@ -34,6 +34,7 @@ from mr.shuffle import segment
 from mr.taskproc import TaskProcess
 
 DEATHS_BEFORE_SKIP = 2  # of a task process on one record (P-07)
+DEATHS = (pb.USER_EXIT, pb.NATIVE_SIGNAL, pb.OUT_OF_MEMORY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,20 +305,18 @@ class _LocalJob:
                 if request.attempt.number >= tries or cause.fatal or not cause.user:
                     self.result.failed_task = names.task_text(request.attempt.task)
                     raise
-                self._note_death(request, failed.failure, folder, deaths)
+                self._note_death(request, failed.failure, deaths)
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def _note_death(
-        self, request: task_pb2.RunAttempt, failure: pb.Failure, folder: Path, deaths: dict[int, int]
-    ) -> None:
+    def _note_death(self, request: task_pb2.RunAttempt, failure: pb.Failure, deaths: dict[int, int]) -> None:
         """Two deaths of the process on one record: it is skipped from now on, if the job allows it (P-07)."""
-        at = position.read(folder)
-        if not failure.exit_status or at is None or not at.record or not self.spec.options.skip_bad:
+        record = failure.record_number
+        if failure.cause not in DEATHS or not record or not self.spec.options.skip_bad:
             return
-        deaths[at.record] = deaths.get(at.record, 0) + 1
-        if deaths[at.record] >= DEATHS_BEFORE_SKIP:
-            request.skip.append(at.record)
+        deaths[record] = deaths.get(record, 0) + 1
+        if deaths[record] >= DEATHS_BEFORE_SKIP:
+            request.skip.append(record)
 
 
 class Local:

@@ -117,6 +117,7 @@ class Running:
             functions=[f for f in self.user.bound if f.kind == "combiner"],
             input=where,
             record=record,
+            record_number=self.marker.slots[0],
         )
 
     def discard(self) -> None:

@@ -12,13 +12,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
-from mr import frames, position
+from mr import frames
 from mr.failures import AttemptFailed
+from mr.locate import at_record
 from mr.rpc import job_pb2 as pb
 from mr.rpc import session_pb2, task_pb2
-
 
 # A process whose pipe is closed is dead, or has closed it: after this long it was the latter.
 CHANNEL_S = 3.0
@@ -83,7 +82,7 @@ class TaskProcess:
             child.wait()
             return pb.Failure(cause=pb.USER_EXIT, message="user code closed the task process's own pipes")
         self._kill_group(child)  # what it has started
-        return death(status, Path(request.attempt_dir))
+        return death(status, request)
 
     def kill(self) -> None:
         """Kills the process and whatever it has started; for any thread. `run` fails from now on."""
@@ -111,14 +110,11 @@ class TaskProcess:
             os.killpg(child.pid, signal.SIGKILL)
 
 
-def death(status: int, attempt_dir: Path) -> pb.Failure:
+def death(status: int, request: task_pb2.RunAttempt) -> pb.Failure:
     """The Failure of a process that ended with `status` (negative: a signal) in the middle of an attempt."""
-    at = position.read(attempt_dir)
     if status < 0:
         cause, how = pb.NATIVE_SIGNAL, f"died of {signal.Signals(-status).name}"
     else:
         cause, how = pb.USER_EXIT, f"ended itself with exit status {status}"
     failure = pb.Failure(cause=cause, message=f"the task process {how}", exit_status=status)
-    if at is not None and at.record:
-        failure.input = f"{'group' if at.phase == position.Phase.REDUCE else 'record'} {at.record}"
-    return failure
+    return at_record(failure, request)

@@ -19,7 +19,7 @@ from typing import Any, assert_never
 from mr.locate import at_record
 from mr.rpc import job_pb2 as job
 from mr.rpc import task_pb2 as task
-from worker import metrics, verdict
+from worker import metrics
 from worker.agent import Agent
 from worker.child import TaskPool
 from worker.code import CodeStore, Unprepared
@@ -221,7 +221,7 @@ class Runtime:
             failure = self._reasons.pop(attempt, None)
             if failure is None:
                 raise
-            outcome = self._at_record(failure, attempt)
+            outcome = await _at_record(failure, self._request(action))
         finally:
             self._runs.pop(attempt, None)
         seconds = time.monotonic() - began
@@ -236,14 +236,25 @@ class Runtime:
         self.feed(TaskFailed(attempt, outcome))
 
     async def _in_process(self, action: StartTask) -> job.TaskResult | job.Failure:
-        attempt, assign, layout = action.attempt, action.assign, self.means.store.layout
-        folder = self.means.store.make_attempt_dir(attempt)
+        attempt, request = action.attempt, self._request(action)
+        self.means.store.make_attempt_dir(attempt)
+        # Publication runs in a process of its own: user code may have done anything to the job's.
+        owner = attempt.job + ("/publish" if attempt.kind in _PUBLISHING else "")
+        limit = action.spec.options.memory_bytes or self._task_memory_bytes
+        with AttemptLog(self.means.store.layout.log(attempt)) as output:
+            outcome = await self.means.pool.run(
+                owner, request, output, limit, lambda p: self.feed(TaskProgress(attempt, p))
+            )
+        return await _at_record(outcome, request) if isinstance(outcome, job.Failure) else outcome
+
+    def _request(self, action: StartTask) -> task.RunAttempt:
+        assign, layout = action.assign, self.means.store.layout
         request = task.RunAttempt(
             attempt=assign.attempt,
             spec=action.spec,
             code_dir=action.code_dir,
-            attempt_dir=str(folder),
-            job_dir=str(layout.maps(attempt.job)),
+            attempt_dir=str(layout.attempt(action.attempt)),
+            job_dir=str(layout.maps(action.attempt.job)),
             runs=action.runs,
             files=assign.files,
             counters=assign.counters,
@@ -253,16 +264,7 @@ class Runtime:
             request.split.CopyFrom(assign.split)
         if assign.HasField("source_file"):
             request.source_file.CopyFrom(assign.source_file)
-        # Publication runs in a process of its own: user code may have done anything to the job's.
-        owner = attempt.job + ("/publish" if attempt.kind in _PUBLISHING else "")
-        limit = action.spec.options.memory_bytes or self._task_memory_bytes
-        with AttemptLog(layout.log(attempt)) as output:
-            outcome = await self.means.pool.run(
-                owner, request, output, limit, lambda p: self.feed(TaskProgress(attempt, p))
-            )
-        if isinstance(outcome, job.Failure) and outcome.cause in _DIED and not outcome.input:
-            return await asyncio.to_thread(at_record, outcome, request)
-        return outcome
+        return request
 
     def _kill(self, attempt: Attempt) -> None:
         self._reasons.pop(attempt, None)
@@ -310,3 +312,10 @@ def _disk_failure(error: OSError) -> job.Failure:
     cause = job.DISK_FULL if full else job.DISK_ERROR
     where = f" ({Path(error.filename).name})" if isinstance(error.filename, str) else ""
     return job.Failure(cause=cause, message=f"the worker's disk: {error.strerror or error}{where}")
+
+
+async def _at_record(failure: job.Failure, request: task.RunAttempt) -> job.Failure:
+    """Names the record that was in hand when the process died (P-07)."""
+    if failure.cause in _DIED and not failure.input:
+        return await asyncio.to_thread(at_record, failure, request)
+    return failure

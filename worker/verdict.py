@@ -59,13 +59,6 @@ def of_forks(count: int) -> job.Failure:
     return job.Failure(cause=job.USER_EXIT, message=f"the task started {count} processes and was killed")
 
 
-def at_record(failure: job.Failure, ordinal: int, offset: int, piece: str) -> job.Failure:
-    """The same failure, naming the record that was in hand (P-07); `ordinal` 0: none was."""
-    if ordinal:
-        failure.input = f"{piece} byte {offset} (record {ordinal})" if piece else f"record {ordinal}"
-    return failure
-
-
 def signal_name(number: int) -> str:
     """SIGSEGV and the like."""
     try:

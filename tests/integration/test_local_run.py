@@ -451,7 +451,7 @@ def test_a_record_that_kills_the_process_is_skipped_after_two_deaths(write: Writ
     error = failing(job, lines, processes=1)
     assert error.cause is Cause.NATIVE_SIGNAL
     assert "SIGSEGV" in str(error)
-    assert error.input == "record 150"
+    assert error.input == f"{lines} byte {lines.read_bytes().index(b'150 ')} (record 150)"
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from consensus.fence import Entry, LawBroken, term_at
 from consensus.progress import Member, Mode, agreed, confirmed_round, last_quorum
 from consensus.wire import APPEND, PIECE, TIMEOUT_NOW, Message
 
+_ENTRY_OVERHEAD = 16  # bytes of an entry in a frame besides its command
 _ROUNDS_KEPT = 10_000  # an answer to an older one still counts, but says nothing about time
 
 Send = Callable[[str, Message, bool], bool]
@@ -220,7 +221,7 @@ class Leading:
         start = index - self._log[0][1]
         size, stop = 0, start
         while stop < len(self._log) and (stop == start or size + len(self._log[stop][0]) <= limit):
-            size += len(self._log[stop][0])
+            size += len(self._log[stop][0]) + _ENTRY_OVERHEAD
             stop += 1
         return self._log[start:stop], size
 

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     import grpc
 
 REPEATABLE = (errors.NotLeader, errors.Unavailable, errors.CommitUnknown)
-TRY_S = 4.0  # one try of one call; a stopped process neither answers nor refuses
+TRY_S = 2.0  # the first try of a call at each master: a stopped process neither answers nor refuses
+WRITES = frozenset({"Submit", "Cancel", "Retry", "SetWorker", "KillAttempt", "Transfer"})
 _SLOWEST_UPLOAD = 2 * 2**20  # bytes a second that a try may assume
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.03, 0.7  # an election takes less than a second
 
@@ -55,10 +56,18 @@ class Masters:
         Raises what the cluster said (NotFound, Rejected, NotAllowed, Usage), or after the timeout
         Unavailable, or CommitUnknown when a try may have taken effect.
         """
-        return self.repeat(lambda each_s: self._unary(method, request, each_s), timeout=timeout)
+        return self.repeat(
+            lambda each_s: self._unary(method, request, each_s), timeout=timeout, write=method in WRITES
+        )
 
-    def repeat(self, attempt: Callable[[float], Any], *, timeout: float | None = None) -> Any:
-        """Runs `attempt(seconds it may take)` until it raises nothing that a repeat can cure."""
+    def repeat(
+        self, attempt: Callable[[float], Any], *, timeout: float | None = None, write: bool = False
+    ) -> Any:
+        """Runs `attempt(seconds it may take)` until it raises nothing that a repeat can cure.
+
+        Each round of the masters gives a try twice the time of the round before. A `write` that may have taken
+        effect ends as CommitUnknown, everything else as Unavailable.
+        """
         patience = self.timeout if timeout is None else timeout
         deadline = time.monotonic() + patience
         policy = tenacity.Retrying(
@@ -73,9 +82,12 @@ class Masters:
             for one in policy:
                 with one:
                     try:
-                        return attempt(max(0.05, min(TRY_S, deadline - time.monotonic())))
+                        patience_now = TRY_S * 2 ** (
+                            (one.retry_state.attempt_number - 1) // len(self.addresses)
+                        )
+                        return attempt(max(0.05, min(patience_now, deadline - time.monotonic())))
                     except REPEATABLE as error:
-                        maybe_applied = maybe_applied or error.maybe_applied
+                        maybe_applied = maybe_applied or (write and error.maybe_applied)
                         self._learn(error)
                         raise
         except REPEATABLE as error:

@@ -280,7 +280,10 @@ class Handle:
 
         request = LogsRequest(job=self.id, task=task, attempt=attempt, follow=follow)
         for line in self.client.calls.stream("ReadLogs", request):
-            yield line.data.decode(errors="replace") if line.data else f"[{line.note}]\n"
+            if line.data:
+                yield line.data.decode(errors="replace")
+            if line.note:
+                yield f"[{line.note}]\n"
 
     def explain(self) -> Explanation:
         """Why the job is where it is: one cause, in words."""

@@ -2,7 +2,7 @@
 
 A file of 64 bytes in the attempt's folder, mapped into memory: the task stores one number before each record,
 which costs some 30 ns, and whoever buries the process reads it. All numbers are little-endian u64:
-record (from 1 within the split or partition; 0 = none in hand), byte offset of the batch, phase.
+record (from 1 within the split or partition; 0 = none in hand), phase.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 SIZE = 64
-_FIELDS = struct.Struct("<3Q")
+_FIELDS = struct.Struct("<2Q")
 
 
 class Phase(IntEnum):
@@ -31,7 +31,6 @@ class Position(NamedTuple):
     """What `read` found."""
 
     record: int
-    offset: int
     phase: Phase
 
 
@@ -48,7 +47,7 @@ class Marker:
     def phase(self, phase: Phase) -> None:
         """No record is in hand; a new phase begins."""
         self.slots[0] = 0
-        self.slots[2] = phase
+        self.slots[1] = phase
 
     def close(self) -> None:
         """Unmaps the file."""
@@ -64,5 +63,5 @@ def read(attempt_dir: Path) -> Position | None:
         return None
     if len(raw) < _FIELDS.size:
         return None
-    record, offset, phase = _FIELDS.unpack_from(raw)
-    return Position(record, offset, Phase(phase) if phase in Phase._value2member_map_ else Phase.START)
+    record, phase = _FIELDS.unpack_from(raw)
+    return Position(record, Phase(phase) if phase in Phase._value2member_map_ else Phase.START)

@@ -61,6 +61,8 @@ _SERVER_OPTIONS = (
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 200),
     ("grpc.http2.max_ping_strikes", 0),
     ("grpc.server_handshake_timeout_ms", 3000),  # a connection that says nothing is closed
+    # So that no flood of them takes the file descriptors that the log needs.
+    ("grpc.max_allowed_incoming_connections", 512),
 )
 _CHANNEL_OPTIONS = (
     *_COMMON_OPTIONS,

@@ -215,6 +215,34 @@ def test_noise_at_the_port_disturbs_nobody(tls, noise):
         until([a, b], lambda: a.frames("b") == [3])
 
 
+def test_a_flood_of_connections_is_bounded(tls):
+    """FC30, S6: what nobody proves to be is dropped, and the streams that stand do not notice."""
+    a, b = Member(tls, "a"), Member(tls, "b")
+    with linked(a, b), contextlib.ExitStack() as sockets:
+        until([a, b], lambda: a.up("b") and b.up("a"))
+        host, _, port = a.link.address.rpartition(":")
+        flood = [sockets.enter_context(socket.create_connection((host, int(port)))) for _ in range(700)]
+        for one in flood:
+            one.setblocking(False)
+
+        def dropped() -> int:
+            return sum(_closed(one) for one in flood)
+
+        until([a, b], lambda: dropped() >= 700 - 512)
+        assert ("down", "b", None) not in a.heard
+        b.link.send("a", frame(3))
+        until([a, b], lambda: a.frames("b") == [3])
+
+
+def _closed(one: socket.socket) -> bool:
+    try:
+        return one.recv(1, socket.MSG_PEEK) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
 def test_frames_of_a_life_before_the_present_one_are_dropped(tls):
     """Hazard 11: what a dead process sent does not arrive after its successor was met."""
     a, b = Member(tls, "a"), Member(tls, "b")

@@ -36,6 +36,8 @@ class Desk:
         self.cleanups: dict[str, None] = {}  # ended jobs whose staging place is still there
         self.plan_due = False  # something changed that may let a task start
         self.dealt_last = ""
+        self.roomy: dict[str, None] = {}  # workers that may have a free slot; all others have none
+        self.total_slots: int | None = None  # of workers that may get tasks; None: to be counted again
         self.unassigned: dict[str, list[tuple[int, AttemptKey]]] = {}  # orders that wait for a split plan
         self.actions: list[Action] = []
         self._sends: dict[int, list[Order]] = {}

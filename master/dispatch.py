@@ -20,7 +20,7 @@ def plan(desk: Desk, before: list[Command]) -> list[Command]:
     table, free = desk.table, free_slots(desk, before)
     situation = planner.Situation(
         free=free,
-        total_slots=planner.total_slots(table.workers.values()),
+        total_slots=total_slots(desk),
         planned=lambda job: job.id in desk.plans,
         hosts=lambda task: _hosts(desk, task),
         starved=lambda job: desk.attention.starved(job, desk.now_s),
@@ -45,15 +45,27 @@ def free_slots(desk: Desk, before: list[Command]) -> dict[str, int]:
     ending: dict[str, int] = {}
     for command in before:
         if command.HasField("complete"):
-            ending[command.complete.worker] = ending.get(command.complete.worker, 0) + 1
+            name = command.complete.worker
+            ending[name] = ending.get(name, 0) + 1
+            desk.roomy[name] = None
     free = {}
-    for session in desk.sessions.by_worker.values():
-        worker = desk.table.workers.get(session.worker)
-        if session.reconciled and worker is not None and worker.state == ACTIVE:
-            left = worker.slots - len(worker.running) + ending.get(worker.id, 0)
-            if left > 0:
-                free[worker.id] = left
+    for name in list(desk.roomy):
+        session, worker = desk.sessions.by_worker.get(name), desk.table.workers.get(name)
+        left = 0
+        if session is not None and session.reconciled and worker is not None and worker.state == ACTIVE:
+            left = worker.slots - len(worker.running) + ending.get(name, 0)
+        if left > 0:
+            free[name] = left
+        else:
+            del desk.roomy[name]  # until something ends there, or it attaches
     return free
+
+
+def total_slots(desk: Desk) -> int:
+    """Slots of the workers that may get tasks."""
+    if desk.total_slots is None:
+        desk.total_slots = planner.total_slots(desk.table.workers.values())
+    return desk.total_slots
 
 
 def _hosts(desk: Desk, task: TaskKey) -> tuple[str, ...]:

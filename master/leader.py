@@ -30,6 +30,7 @@ from master.events import (
     StepStarted,
     TaskCompleted,
     WorkerAttached,
+    WorkerLost,
     WorkerStateChanged,
 )
 from master.ids import CLEANUP, AttemptKey, key_of
@@ -132,7 +133,7 @@ class Leader:
     def _act(self, desk: Desk) -> list[Action]:
         """What the event at hand and all before it call for."""
         if self.ready:
-            for session, news in desk.feeds.news():
+            for session, news in desk.feeds.news(desk.now_s):
                 desk.send(session, *news)
         proposal = desk.proposals.next(
             desk.now_s, lambda before: dispatch.plan(desk, before) if self.ready else []
@@ -210,7 +211,10 @@ class Leader:
                 self._job_over(event.job)
             case CleanupGivenUp():
                 desk.cleanups.pop(event.job, None)
+            case WorkerLost():
+                desk.total_slots = None
             case WorkerAttached():
+                desk.total_slots = None
                 reattach.welcome(desk, event.worker, event.incarnation)
             case WorkerStateChanged():
                 leases.state_changed(desk, event)
@@ -219,6 +223,7 @@ class Leader:
 
     def _attempt_over(self, event: TaskCompleted | AttemptFailed | AttemptEnded, index: int) -> None:
         desk, key = self.desk, event.attempt
+        desk.roomy[event.worker] = None
         desk.progress.pop(key, None)
         desk.attention.ended(key, desk.now_s, won=isinstance(event, TaskCompleted))
         match event:
@@ -312,8 +317,7 @@ class Leader:
         for name in desk.attention.expired(desk.now_s):
             desk.proposals.ask(("expire", name), Command(expire=table_pb2.ExpireJob(job=name)))
         free = sum(dispatch.free_slots(desk, []).values())
-        slots = planner.total_slots(self.table.workers.values())
-        for key in planner.deadlocked(self.table, slots, free):
+        for key in planner.deadlocked(self.table, dispatch.total_slots(desk), free):
             desk.revoke(key, job_pb2.LEASE_REVOKED, "maps that it waits for need its slot")
         old = retention.to_forget(self.table, self.config)
         if old:

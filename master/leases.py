@@ -51,7 +51,9 @@ def _dismiss(desk: Desk, session: Session, worker: Worker) -> None:
 
 
 def state_changed(desk: Desk, event: WorkerStateChanged) -> None:
-    """A worker that was told that it may leave is wanted again."""
+    """An operator or the leader spoke; one that was told that it may leave is perhaps wanted again."""
+    desk.total_slots = None
+    desk.roomy[event.worker] = None
     session = desk.sessions.by_worker.get(event.worker)
     if session is not None and session.dismissed and event.state == ACTIVE:
         session.dismissed = False

@@ -7,8 +7,6 @@ from master.jobs import Job
 from mr.rpc import job_pb2, session_pb2
 from mr.rpc.session_pb2 import Order
 
-OUTPUTS_A_MESSAGE = 2000  # map outputs in one order: some 100 KiB
-
 
 def assign(
     job: Job, key: AttemptKey, index: int, *, split: job_pb2.Split | None, with_spec: bool, deadline_ms: int
@@ -68,15 +66,12 @@ def refuse(reason: str, code: str) -> Order:
     return Order(refuse=session_pb2.Refuse(reason=reason, code=code))
 
 
-def outputs(job: Job, step: int, start: int, addresses: dict[str, str], index: int) -> list[Order]:
-    """Where the map outputs of a step lie, from a position of its log on."""
-    log, orders = job.steps[step].log, []
-    for at in range(start, len(log), OUTPUTS_A_MESSAGE):
-        message = session_pb2.MapOutputs(job=job.id, step=step, from_sequence=at)
-        for map_index, attempt, life, lost in log.read(at, at + OUTPUTS_A_MESSAGE):
-            worker = job.worker_of(life)
-            message.outputs.add(
-                map=map_index, attempt=attempt, worker=worker, address=addresses.get(worker, ""), lost=lost
-            )
-        orders.append(Order(index=index, outputs=message))
-    return orders
+def outputs(job: Job, step: int, start: int, stop: int, addresses: dict[str, str], index: int) -> Order:
+    """Where the map outputs of a step lie: the positions start..stop-1 of its log."""
+    message = session_pb2.MapOutputs(job=job.id, step=step, from_sequence=start)
+    for map_index, attempt, life, lost in job.steps[step].log.read(start, stop):
+        worker = job.worker_of(life)
+        message.outputs.add(
+            map=map_index, attempt=attempt, worker=worker, address=addresses.get(worker, ""), lost=lost
+        )
+    return Order(index=index, outputs=message)

@@ -58,9 +58,12 @@ def welcome(desk: Desk, worker: str, incarnation: str) -> None:
     if session is None or session.welcomed or session.attach.incarnation != incarnation:
         return
     session.welcomed = True
+    everybody = list(desk.table.workers.values())
+    start = session.number % len(everybody)  # others are told of others: nobody is watched by nobody
+    ring = everybody[start : start + PEERS_TOLD] + everybody[: max(0, start + PEERS_TOLD - len(everybody))]
     peers = [
         session_pb2.PeerWorker(worker=w.id, address=w.address)
-        for w in desk.table.workers.values()
+        for w in ring[: len(everybody)]
         if w.state != LOST and w.id != worker
     ]
     greeting = session_pb2.Welcome(
@@ -68,7 +71,7 @@ def welcome(desk: Desk, worker: str, incarnation: str) -> None:
         leader=desk.config.id,
         heartbeat_ms=int(desk.config.heartbeat_s * 1000),
         lease_ms=int(desk.config.lease_s * 1000),
-        peers=peers[:PEERS_TOLD],
+        peers=peers,
     )
     desk.send(session, Order(index=desk.table.index, welcome=greeting))
     if session.reported:
@@ -78,6 +81,7 @@ def welcome(desk: Desk, worker: str, incarnation: str) -> None:
 def reconcile(desk: Desk, session: Session) -> None:
     """Compares what the worker says it runs and holds with what the table says, once a stream."""
     session.reconciled = desk.plan_due = True
+    desk.roomy[session.worker] = None
     worker = desk.table.workers[session.worker]
     reported = {key_of(attempt) for attempt in session.attach.running}
     for key in sorted(worker.running - reported - session.told - session.assigned):

@@ -91,6 +91,7 @@ class Client:
             inputs=submit.sequence(inputs),
             output=str(output or ""),
             id=id,
+            job_name=str(getattr(job, "name", "")) if not isinstance(job, str | Path | type) else "",
             args=tuple(args),
             py_files=submit.sequence(py_files),
             files=submit.sequence(files),

@@ -11,111 +11,27 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from mr import guardian
 from mr import tls as certificates
-from mr.errors import Error, Unavailable
+from mr.errors import Error, Unavailable, Usage
+from mr.processes import Server, free_ports, python
 from mr.settings import Tls
 
-_PORTS = range(20_000, 32_000)  # below the kernel's default range for outgoing connections
+if TYPE_CHECKING:
+    from mr.client import Client
+
 _NAMES = "abcdefghijklmnopqrstuvwxyz"
-
-
-@dataclass(slots=True)
-class Server:
-    """One process of a cluster. `address`, `raft` and `http` are what its first line said."""
-
-    id: str
-    kind: str  # "master" or "worker"
-    home: Path
-    argv: list[str]
-    env: Mapping[str, str]
-    process: subprocess.Popen[bytes] | None = None
-    address: str = ""
-    raft: str = ""
-    http: str | None = None
-    starts: int = 0
-    facts: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def pid(self) -> int:
-        """Of the newest start; 0 before the first."""
-        return self.process.pid if self.process else 0
-
-    @property
-    def alive(self) -> bool:
-        """Started and not ended."""
-        return self.process is not None and self.process.poll() is None
-
-    @property
-    def log(self) -> Path:
-        """What it wrote to stderr, over all its lives."""
-        return self.home / "log"
-
-    @property
-    def data_dir(self) -> Path:
-        """A master's state."""
-        return self.home / "data"
-
-    @property
-    def work_dir(self) -> Path:
-        """A worker's scratch."""
-        return self.home / "work"
-
-    def start(self) -> None:
-        """Starts the process; `await_first_line` tells when it listens."""
-        self.home.mkdir(parents=True, exist_ok=True)
-        self.starts += 1
-        with self._stdout.open("wb") as out, self.log.open("ab") as err:
-            self.process = subprocess.Popen(
-                self.argv,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
-                env=dict(self.env),
-                start_new_session=True,
-            )
-
-    def await_first_line(self, deadline: float) -> None:
-        """Takes over the addresses of the first line. Raises Error with the end of the log if it never
-        comes."""
-        while True:
-            ended = not self.alive
-            line, newline, _ = self._stdout.read_bytes().partition(b"\n")
-            if newline:
-                break
-            if ended or time.monotonic() > deadline:
-                what = (
-                    f"ended with status {self.process and self.process.returncode}" if ended else "is silent"
-                )
-                raise Error(f"{self.kind} {self.id} {what}", next=f"its log says: {self.log_tail()}")
-            time.sleep(0.01)
-        self.facts = json.loads(line)
-        self.address = self.facts.get("grpc") or self.facts.get("data") or ""
-        self.raft = self.facts.get("raft") or ""
-        self.http = self.facts.get("http")
-
-    def log_tail(self, lines: int = 15) -> str:
-        """The end of the log."""
-        return (
-            "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:]) if self.log.exists() else ""
-        )
-
-    @property
-    def _stdout(self) -> Path:
-        return self.home / f"stdout.{self.starts}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,8 +117,8 @@ class Cluster:
         """A whole environment for a subprocess that runs `mr` against this cluster."""
         return {**self._env, **self.exports()}
 
-    def connect(self, **options: Any) -> Any:
-        """An `mr.Client` of this cluster."""
+    def connect(self, **options: Any) -> Client:
+        """A client of this cluster; options are those of `mr.connect`."""
         from mr.client import connect
 
         return connect(self.masters_flag, tls=self.tls, **options)
@@ -302,7 +218,7 @@ class Cluster:
     def _prepare(
         self, masters: int, workers: int, slots: int, master_args: Sequence[str], worker_args: Sequence[str]
     ) -> None:
-        ports = _free_ports(2 * masters)
+        ports = self._ports(masters)
         names = [_NAMES[n] if masters <= len(_NAMES) else f"m{n}" for n in range(masters)]
         places = {name: (ports[2 * n], ports[2 * n + 1]) for n, name in enumerate(names)}
         peers = ",".join(f"{name}=127.0.0.1:{grpc}/{raft}" for name, (grpc, raft) in places.items())
@@ -310,19 +226,33 @@ class Cluster:
             certificates.init(self.tls.dir, masters=names, workers=())
         for name, (port, _) in places.items():
             home = self.home / f"master-{name}"
-            argv = [*_python("master.main"), "--id", name, "--peers", peers, "--data-dir", str(home / "data")]
+            argv = [*python("master.main"), "--id", name, "--peers", peers, "--data-dir", str(home / "data")]
             argv += [*self._security(), *master_args]
             self.masters[name] = Server(name, "master", home, argv, self._env, address=f"127.0.0.1:{port}")
         self._worker_argv = ["--masters", self.masters_flag, "--slots", str(slots), *worker_args]
         for n in range(1, workers + 1):
             self._new_worker(f"w{n}")
 
+    def _ports(self, masters: int) -> list[int]:
+        """Two for each master. A kept home remembers them: masters know each other by address."""
+        kept = self.home / "ports.json"
+        if kept.exists():
+            ports: list[int] = json.loads(kept.read_text())
+            if len(ports) != 2 * masters:
+                raise Usage(
+                    f"{self.home} holds a cluster of {len(ports) // 2} masters", next="take another folder"
+                )
+            return ports
+        ports = free_ports(2 * masters)
+        kept.write_text(json.dumps(ports))
+        return ports
+
     def _new_worker(self, id: str) -> Server:
         home = self.home / f"worker-{id}"
         if self.tls.dir:
             certificates.init(self.tls.dir, masters=(), workers=[id], clients=())
         argv = [
-            *_python("worker.main"),
+            *python("worker.main"),
             "--id",
             id,
             "--work-dir",
@@ -373,32 +303,8 @@ class Cluster:
         self._wire.flush()
 
 
-def _python(module: str) -> list[str]:
-    # -P: a `master.py` in the current folder must not be taken for ours
-    return [sys.executable, "-P", "-m", module]
-
-
 def _start_guardian() -> tuple[subprocess.Popen[str], IO[str]]:
     argv = [sys.executable, "-I", "-S", str(Path(guardian.__file__))]
     process = subprocess.Popen(argv, stdin=subprocess.PIPE, text=True, start_new_session=True)
     assert process.stdin is not None  # a pipe was asked for
     return process, process.stdin
-
-
-def _free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that nobody listens on now. All are held while choosing, so they differ."""
-    held: list[socket.socket] = []
-    try:
-        for port in random.sample(_PORTS, len(_PORTS)):
-            if len(held) == count:
-                break
-            candidate = socket.socket()
-            try:
-                candidate.bind(("127.0.0.1", port))
-                held.append(candidate)
-            except OSError:
-                candidate.close()
-        return [each.getsockname()[1] for each in held]
-    finally:
-        for each in held:
-            each.close()

@@ -38,6 +38,7 @@ class Request:
     inputs: tuple[str, ...] = ()
     output: str = ""
     id: str = ""
+    job_name: str = ""  # which one, where the file has several
     args: tuple[str, ...] = ()  # the job's own, what stood after `--`
     py_files: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
@@ -70,6 +71,7 @@ def prepare(request: Request) -> Prepared:
         files=request.files,
         defaults=request.defaults,
         flags=request.flags,
+        name=request.job_name,
     )
     spec = described.spec
     if request.inputs:

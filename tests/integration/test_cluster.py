@@ -141,7 +141,21 @@ def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
     from mr.errors import Error
 
     with pytest.raises(Error, match="master a ended") as raised:
-        Cluster.spawn(
-            masters=1, workers=0, home=tmp_path / "home", master_args=["--nonsense"], timeout=30
-        )
+        Cluster.spawn(masters=1, workers=0, home=tmp_path / "home", master_args=["--nonsense"], timeout=30)
     assert "nonsense" in raised.value.next
+
+
+def test_a_kept_home_is_the_same_cluster(tmp_path: Path) -> None:
+    """`mr dev --dir`: state, certificates and addresses survive; another number of masters is refused."""
+    from mr.errors import Usage
+
+    (tmp_path / "wc.py").write_text("def mapper(line):\n    yield line, 1\n")
+    (tmp_path / "in.txt").write_text("one\n")
+    with Cluster.spawn(masters=1, workers=1, home=tmp_path / "home") as cluster, cluster.connect() as client:
+        first = cluster.addresses
+        client.submit(tmp_path / "wc.py", tmp_path / "in.txt", tmp_path / "out", id="kept").wait()
+    with Cluster.spawn(masters=1, workers=1, home=tmp_path / "home") as cluster, cluster.connect() as client:
+        assert cluster.addresses == first
+        assert client.attach("kept").state == "SUCCEEDED"
+    with pytest.raises(Usage, match="holds a cluster of 1 masters"):
+        Cluster.spawn(masters=3, workers=1, home=tmp_path / "home")

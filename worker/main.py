@@ -39,6 +39,7 @@ from worker.detector import Detector
 from worker.events import DrainWanted
 from worker.fetch import Fetcher
 from worker.identity import Identity
+from worker.pool import TaskPool
 from worker.runtime import Means, Runtime
 from worker.service import DataService
 from worker.session import Sessions
@@ -118,7 +119,7 @@ async def serve(config: WorkerConfig, store: Store, life: Life) -> int:
     isolation = await child.best_isolation()
     hidden = [str(path) for path in ((config.files.key,) if config.files else ())]
     how = child.How(isolation=isolation, hidden=hidden, folder=str(store.layout.root / "jobs"))
-    pool = child.TaskPool(how, config.slots)
+    pool = TaskPool(how, config.slots)
     channels = Channels(config.files)
     detector = Detector(life.worker)
 

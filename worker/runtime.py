@@ -21,7 +21,6 @@ from mr.rpc import job_pb2 as job
 from mr.rpc import task_pb2 as task
 from worker import metrics
 from worker.agent import Agent
-from worker.child import TaskPool
 from worker.code import CodeStore, Unprepared
 from worker.detector import Changed, Detector
 from worker.events import (
@@ -53,6 +52,7 @@ from worker.events import (
 )
 from worker.fetch import Fetcher
 from worker.log import AttemptLog
+from worker.pool import TaskPool
 from worker.session import Sessions
 from worker.store import Store, drop_published
 
@@ -121,8 +121,8 @@ class Runtime:
                 self._disk_free = await asyncio.to_thread(self.means.store.disk_free)
                 metrics.DISK_FREE.set(self._disk_free)
                 metrics.MEMORY.set(self.means.pool.used_bytes)
-                metrics.RUNNING.set(len(self.agent.work))
-                metrics.HELD.set(len(self.agent.held))
+                metrics.RUNNING.set(len(self.agent.load.work))
+                metrics.HELD.set(len(self.agent.load.held))
             if now - self._tidied_at >= TIDY_S:
                 self._tidied_at = now
                 await asyncio.to_thread(self.means.store.empty_trash)

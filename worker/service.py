@@ -64,7 +64,7 @@ class DataService(data_pb2_grpc.DataServicer):
             SHUFFLE_BYTES.labels(dir="out").inc(sum(len(chunk.data) for chunk in batch))
             yield batch[0] if len(batch) == 1 else data_pb2.FetchChunk(batch=batch)
 
-    async def Probe(  # noqa: N802
+    async def Probe(  # noqa: N802 - named by the protocol
         self, request: data_pb2.ProbeRequest, context: Context
     ) -> data_pb2.ProbeReply:
         """A sign of life; or, for another, whether a third worker gives one."""
@@ -72,7 +72,7 @@ class DataService(data_pb2_grpc.DataServicer):
         reachable = await self._probe(request.target) if request.target else True
         return data_pb2.ProbeReply(reachable=reachable, worker=self._worker, incarnation=self._incarnation)
 
-    async def ReadLog(  # noqa: N802
+    async def ReadLog(  # noqa: N802 - named by the protocol
         self, request: data_pb2.ReadLogRequest, context: Context
     ) -> AsyncIterator[data_pb2.LogChunk]:
         """What an attempt printed; with `follow` until the caller goes."""

@@ -20,6 +20,7 @@ from mr.rpc import session_pb2 as session
 from mr.rpc import task_pb2 as task
 from worker import child, memory
 from worker.log import AttemptLog
+from worker.pool import TaskPool
 
 LIMIT = 512 << 20
 
@@ -82,7 +83,7 @@ class Bench:
         self.spec.job_id, self.spec.staging = "j", str(home / "staging")
         (home / "staging" / "attempts").mkdir(parents=True)
         self.how = child.How(isolation=isolation, folder=str(home))
-        self.pool = child.TaskPool(self.how, 2)
+        self.pool = TaskPool(self.how, 2)
         self.number = 0
         self.progress: list[session.Progress] = []
 
@@ -244,11 +245,11 @@ async def test_the_death_of_the_worker_ends_its_task_processes(tmp_path: Path) -
     program = tmp_path / "pool.py"
     program.write_text(
         "import asyncio, sys\n"
-        "from worker import child\n"
+        "from worker import child, pool\n"
         "async def main():\n"
-        "    pool = child.TaskPool(child.How(isolation=sys.argv[1]), 2)\n"
-        "    while len(pool._idle) < 2: await asyncio.sleep(0.05)\n"
-        "    print([p.pid for p in pool._idle], flush=True)\n"
+        "    tasks = pool.TaskPool(child.How(isolation=sys.argv[1]), 2)\n"
+        "    while len(tasks._idle) < 2: await asyncio.sleep(0.05)\n"
+        "    print([p.pid for p in tasks._idle], flush=True)\n"
         "    await asyncio.sleep(60)\n"
         "asyncio.run(main())\n"
     )

@@ -9,7 +9,7 @@ import pytest
 from mr.rpc import job_pb2 as job
 from mr.rpc import session_pb2 as session
 from mr.rpc import task_pb2 as task
-from worker.agent import DISK_RESERVE_BYTES, DRAIN_GRACE_S, REPORT_AGAIN_S, SILENT_HEARTBEATS, Agent
+from worker.agent import DRAIN_GRACE_S, SILENT_HEARTBEATS, Agent
 from worker.events import (
     Action,
     Attempt,
@@ -44,6 +44,7 @@ from worker.events import (
     Tick,
 )
 from worker.identity import Identity
+from worker.workload import DISK_RESERVE_BYTES, REPORT_AGAIN_S
 
 SPEC = job.JobSpec(job_id="wc", steps=[job.Step(reduces=2)], staging="/out/.x", python="3.11")
 MAP = Attempt("wc", 0, job.MAP, 0, 1)

@@ -245,6 +245,7 @@ class Leader:
         desk, job = self.desk, self.table.jobs[name]
         for worker in dict.fromkeys(worker for worker, _ in job.lives[1:]):
             desk.forget_at(name, worker)
+            desk.roomy[worker] = None
         desk.plans.pop(name, None)
         desk.unassigned.pop(name, None)
         desk.feeds.forget(name)

@@ -8,16 +8,20 @@ The sum of all blobs is bounded. No network here: `copies.py` brings blobs to a 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import fcntl
 import hashlib
 import itertools
 import os
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from io import BufferedWriter
 from pathlib import Path
+from typing import Any, TypeVar
 
-from mr.errors import NotFound, Rejected, Usage
+from mr.errors import NotFound, Rejected, Unavailable, Usage
 
+T = TypeVar("T")
 CHUNK = 1 << 20  # bytes of one message; well below gRPC's limit of 4 MiB
 
 
@@ -28,8 +32,18 @@ class BlobStore:
     never swept: their submit may still be on its way.
     """
 
-    def __init__(self, folder: Path, *, limit_bytes: int, each_bytes: int, grace_s: float = 900.0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        limit_bytes: int,
+        each_bytes: int,
+        grace_s: float = 900.0,
+        failed: Callable[[OSError], None] = lambda _: None,
+    ) -> None:
         self._folder = folder
+        self._failed = failed
+        self._lock: int | None = None
         self._aside = folder / "aside"
         self._limit = limit_bytes
         self._each = each_bytes
@@ -39,13 +53,29 @@ class BlobStore:
         self._writing = 0  # bytes being written aside
 
     def open(self) -> None:
-        """Makes the folder, sweeps what a crash left aside, and lists what is there."""
+        """Makes the folder, sweeps what a crash left aside, and lists what is there. Raises Usage if another process
+        uses it.
+        """
         self._aside.mkdir(parents=True, exist_ok=True)
+        self._lock = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self.close()
+            raise Usage(
+                f"another master uses {self._folder.parent}", next="give each its own --data-dir"
+            ) from None
         for left in self._aside.iterdir():
             left.unlink()
         for path in self._folder.iterdir():
             if path.is_file() and len(path.name) == 64:
                 self._sizes[bytes.fromhex(path.name)] = path.stat().st_size
+
+    def close(self) -> None:
+        """Gives the folder free. Idempotent."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     @property
     def total_bytes(self) -> int:
@@ -80,21 +110,22 @@ class BlobStore:
             raise Usage("a digest is the 32 bytes of a SHA-256")
         aside = self._aside / f"{digest.hex()}.{next(self._serial)}"
         written, sha = 0, hashlib.sha256()
-        file = await asyncio.to_thread(aside.open, "wb")
+        file = await self._on_disk(aside.open, "wb")
         try:
             async for data in chunks:
                 self._admit(written + len(data), len(data))
                 self._writing += len(data)
                 written += len(data)
                 sha.update(data)
-                await asyncio.to_thread(file.write, data)
+                await self._on_disk(file.write, data)
             if sha.digest() != digest:
                 raise Usage(f"blob {digest.hex()[:12]}: what arrived ({written} bytes) has another SHA-256")
-            await asyncio.to_thread(_settle, file, aside, self._folder / digest.hex())
+            await self._on_disk(_settle, file, aside, self._folder / digest.hex())
             self._sizes[digest] = written
         finally:
             self._writing -= written
-            file.close()
+            with contextlib.suppress(OSError):  # what its buffer still holds is of no use
+                file.close()
             aside.unlink(missing_ok=True)
 
     async def put_bytes(self, data: bytes) -> bytes:
@@ -136,6 +167,13 @@ class BlobStore:
     def touch(self, digest: bytes) -> None:
         """Starts the grace again: somebody is about to submit a job that names it."""
         os.utime(self._folder / digest.hex())
+
+    async def _on_disk(self, work: Callable[..., T], *args: Any) -> T:
+        try:
+            return await asyncio.to_thread(work, *args)
+        except OSError as error:
+            self._failed(error)
+            raise Unavailable(f"the disk of this master cannot be written: {error.strerror}") from error
 
     def _written_at(self, digest: bytes, now: float) -> float:
         try:

@@ -153,7 +153,7 @@ async def serve(config: MasterConfig) -> int:
     finally:
         await master.stop()
     log.info("master %s ended", config.id)
-    return 0
+    return master.exit_status
 
 
 def new_replica(config: MasterConfig, machine: Machine) -> Any:

@@ -7,6 +7,7 @@ clients or a long plan delays no heartbeat. A leader that is told to stop hands 
 from __future__ import annotations
 
 import asyncio
+import errno
 import importlib.metadata
 import logging
 import os
@@ -49,6 +50,8 @@ log = logging.getLogger("mr.master")
 VERSION = importlib.metadata.version("mapraft")
 READY = "mr.Cluster"  # health is asked by this name for readiness, by "" for liveness
 
+EXIT_DISK_FULL = 75  # EX_TEMPFAIL: start it again when there is room
+
 _HAND_OVER_S = 5.0
 _GRACE_S = 1.0
 _CAUGHT_UP = 1000  # entries that a ready master may lag
@@ -75,7 +78,10 @@ class Master:
         self.replica = new_replica(config, self.machine)
         self.peers = Peers(config, lambda address: self._connect(address, "master"))
         self.store = BlobStore(
-            config.data_dir / "blobs", limit_bytes=config.blob_limit_bytes, each_bytes=config.blob_each_bytes
+            config.data_dir / "blobs",
+            limit_bytes=config.blob_limit_bytes,
+            each_bytes=config.blob_each_bytes,
+            failed=self._disk_failed,
         )
         self.copies = Copies(config, self.store, self.peers, lambda: named_blobs(self.table))
         self.links = Links(lambda: redirect(config, self.replica))
@@ -111,6 +117,8 @@ class Master:
         self._health = health.aio.HealthServicer()
         self._tasks: list[asyncio.Task[None]] = []
         self._server: grpc.aio.Server | None = None
+        self._broken = asyncio.Event()
+        self.exit_status = 0
 
     async def listen(self) -> None:
         """Binds the gRPC and HTTP ports; calls are refused until `start`. Raises Usage if a port is taken."""
@@ -140,10 +148,11 @@ class Master:
         await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Serves until `stop`. A task of ours that dies ends the process loudly."""
-        stopped = asyncio.create_task(stop.wait())
-        done, _ = await asyncio.wait({stopped, *self._tasks}, return_when=asyncio.FIRST_COMPLETED)
-        stopped.cancel()
+        """Serves until `stop`, or until the disk fails. A task of ours that dies ends the process loudly."""
+        ends = {asyncio.create_task(stop.wait()), asyncio.create_task(self._broken.wait())}
+        done, _ = await asyncio.wait({*ends, *self._tasks}, return_when=asyncio.FIRST_COMPLETED)
+        for end in ends:
+            end.cancel()
         for task in done:
             task.result()
 
@@ -160,7 +169,11 @@ class Master:
         await self.web.stop()
         await self.copies.close()
         await self.driver.close()
-        await self.replica.stop()
+        try:
+            await self.replica.stop()
+        except Exception as error:  # what was acknowledged is on disk already
+            log.error("the log did not close well: %s", error)
+        self.store.close()
         await self.peers.close()
 
     @property
@@ -180,6 +193,13 @@ class Master:
             "pid": os.getpid(),
             "version": VERSION,
         }
+
+    def _disk_failed(self, error: OSError) -> None:
+        """A master whose disk is full must not lead; started again, it waits until there is room."""
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        log.critical("this master ends: its disk %s", "is full" if full else f"fails: {error}")
+        self.exit_status = EXIT_DISK_FULL if full else 1
+        self._broken.set()
 
     async def _hand_over(self) -> None:
         began = time.monotonic()

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from master.blobs import CHUNK, BlobStore
-from mr.errors import NotFound, Rejected, Usage
+from mr.errors import NotFound, Rejected, Unavailable, Usage
 
 
 def store_in(folder: Path, limit: int = 1 << 20, each: int = 1 << 19, grace: float = 0.0) -> BlobStore:
@@ -21,7 +21,7 @@ def store_in(folder: Path, limit: int = 1 << 20, each: int = 1 << 19, grace: flo
 
 
 def files_in(folder: Path) -> list[str]:
-    return [path.name for path in folder.rglob("*") if path.is_file()]
+    return [path.name for path in folder.rglob("*") if path.is_file() and path.name != "lock"]
 
 
 def digest(data: bytes) -> bytes:
@@ -83,7 +83,11 @@ async def test_limits_hold_for_one_and_for_all(tmp_path: Path) -> None:
 
 
 async def test_a_restart_finds_the_whole_ones_and_sweeps_the_rest(tmp_path: Path) -> None:
-    await store_in(tmp_path).put_bytes(b"kept")
+    first = store_in(tmp_path)
+    await first.put_bytes(b"kept")
+    with pytest.raises(Usage, match="another master"):  # FC25
+        store_in(tmp_path)
+    first.close()
     (tmp_path / "aside" / "left").write_bytes(b"half of somethi")
     again = store_in(tmp_path)
     assert again.digests() == {digest(b"kept")}
@@ -107,3 +111,15 @@ async def test_the_sweep_spares_what_is_named_and_what_is_young(tmp_path: Path) 
     assert store.sweep({named}, now=written + 49) == []
     assert store.sweep({named}, now=written + 51) == [unnamed]
     assert store.digests() == {named}
+
+
+async def test_a_disk_that_cannot_be_written_is_told_and_nothing_is_claimed(tmp_path: Path) -> None:
+    """FC17: the server ends with 75."""
+    told: list[OSError] = []
+    store = BlobStore(tmp_path, limit_bytes=1 << 20, each_bytes=1 << 20, failed=told.append)
+    store.open()
+    (tmp_path / "aside").rmdir()
+    with pytest.raises(Unavailable):
+        await store.put(digest(b"x"), pieces(b"x"))
+    assert len(told) == 1
+    assert not store.has(digest(b"x"))

@@ -81,16 +81,11 @@ def describe(
         raise JobFileError(
             error["message"],
             where=error["where"],
-            traceback=_relative(error["traceback"], folder),
+            traceback=error["traceback"],
             next=error["next"],
         )
     spec = pb.JobSpec.FromString(bytes.fromhex(said["spec"]))
     return Description(spec, bundle, tuple(FunctionInfo(**one) for one in said["functions"]))
-
-
-def _relative(text: str, folder: Path) -> str:
-    """Paths as the user knows them: below the job's own folder."""
-    return text.replace(f"{folder}{os.sep}", "")
 
 
 def _ask_child(asked: dict[str, Any], name: str, timeout: float) -> dict[str, Any]:

@@ -19,7 +19,6 @@ from mr.rpc import job_pb2 as pb
 from mr.shuffle.merge import CorruptData
 
 RECORD_LIMIT = 200
-TRACEBACK_LIMIT = 8 << 10
 
 
 class AttemptFailed(Exception):
@@ -70,7 +69,7 @@ def failure_of(
     failure = pb.Failure(
         cause=int(cause),  # type: ignore[arg-type]  # the numbers of our enum are the protocol's
         message=describe_failure(error),
-        traceback=user_traceback(error, TRACEBACK_LIMIT) if frames else "",
+        traceback=user_traceback(error, folder) if frames else "",
         where=where,
         input=", ".join(filter(None, ("combiner" if in_combiner else "", input))),
         record=record,
@@ -121,7 +120,7 @@ def load_failure(error: JobFileError) -> pb.Failure:
     missing = isinstance(error, MissingModule)
     return pb.Failure(
         cause=pb.MODULE_NOT_FOUND if missing else pb.JOB_FILE_ERROR,
-        message=error.message,
+        message=error.plain,
         traceback=error.traceback,
         where=error.where,
         peak_memory=peak_memory(),

@@ -114,7 +114,7 @@ def failed_load(error: BaseException, file: Path, folder: Path) -> JobFileError:
         place = f"{Path(error.filename or file).name}:{error.lineno}"
         return JobFileError(f"syntax error: {error.msg}: {(error.text or '').strip()}", where=place)
     where = _user_line(error.__traceback__, folder, file)
-    text = user_traceback(error)
+    text = user_traceback(error, folder)
     if isinstance(error, ImportError):
         hint = f"{error.name} is not in the job's bundle or this Python: add --py-files, or install it"
         return MissingModule(
@@ -195,15 +195,18 @@ def user_frames(trace: TracebackType | None) -> Iterator[tuple[Any, int]]:
             yield frame, line
 
 
-def user_traceback(error: BaseException, limit: int = 8 << 10) -> str:
-    """The traceback a user wants to see: their frames, the chain of causes, at most `limit` bytes."""
+def user_traceback(error: BaseException, folder: Path | None, limit: int = 8 << 10) -> str:
+    """The traceback a user wants to see: their frames, the chain of causes, at most `limit` characters.
+
+    Files below `folder`, the job's own, are named relative to it, as the user knows them.
+    """
     summary = traceback.TracebackException.from_exception(error, limit=-50)
     seen: traceback.TracebackException | None = summary
     while seen is not None:
         kept = [one for one in seen.stack if not one.filename.startswith((PACKAGE, "<frozen "))]
         seen.stack = traceback.StackSummary.from_list(kept)
         seen = seen.__cause__ or seen.__context__
-    text = "".join(summary.format())
+    text = "".join(summary.format()).replace(f"{folder}{os.sep}", "")
     return text if len(text) <= limit else "...\n" + text[-limit:]
 
 

@@ -35,10 +35,14 @@ FORMS: dict[Kind, tuple[tuple[str, ...], ...]] = {
 
 
 class JobFileError(Usage):
-    """The job file cannot be used as it is. `where` is "wordcount.py:14" if a line is to blame."""
+    """The job file cannot be used as it is. `where` is "wordcount.py:14" if a line is to blame.
+
+    `plain` is the message without the place, `traceback` that of the user's frames.
+    """
 
     def __init__(self, message: str, *, where: str = "", traceback: str = "", next: str = "") -> None:
         super().__init__(f"{where}: {message}" if where else message, next=next)
+        self.plain = message
         self.where = where
         self.traceback = traceback
 

@@ -154,7 +154,7 @@ def describe(in_fd: int, out_fd: int) -> int:
     try:
         said = _described(asked)
     except JobFileError as error:
-        said = {"error": _plain(error.message, error.where, error.traceback, error.next)}
+        said = {"error": _plain(error.plain, error.where, error.traceback, error.next)}
     except Error as error:
         said = {"error": _plain(error.message, "", "", error.next)}
     except BaseException as error:

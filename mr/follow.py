@@ -102,12 +102,13 @@ class Silence:
         """Nothing is left open."""
 
 
-def view(*, quiet: bool, aside: bool, color: bool) -> View:
-    """The view that suits: `aside` puts it on stderr, where stdout belongs to results or JSON."""
+def view(*, quiet: bool, aside: bool, color: bool, moving: bool = True) -> View:
+    """The view that suits: `aside` puts it on stderr, where stdout belongs to results or JSON; without `moving`
+    a terminal gets plain lines too."""
     if quiet:
         return Silence()
     stream = sys.stderr if aside else sys.stdout
-    return Screen(stream, color=color) if stream.isatty() else Pipe(stream)
+    return Screen(stream, color=color) if moving and stream.isatty() else Pipe(stream)
 
 
 class Follower:

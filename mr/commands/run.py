@@ -60,11 +60,15 @@ def execute(session: Session, request: Request, processes: int, scratch: Path, *
     started = time.monotonic()
     prepared = prepare(request)
     aside = session.machine or to_stdout
-    # inline code may print, or open a debugger: progress that moves would be in its way
-    shown: View = follow.view(quiet=session.quiet or not processes, aside=aside, color=session.color)
+    shown: View = follow.view(
+        quiet=session.quiet,
+        aside=aside,
+        color=session.color,
+        moving=bool(processes),  # inline code may print, or open a debugger
+    )
     shown.line(story.taken_in(prepared.spec, prepared.code_files, len(prepared.bundle)))
     try:
-        result = _run(prepared, request, processes, scratch, _Progress(prepared, shown))
+        result = _run(prepared, request, processes, scratch, _Progress(prepared, shown, max(1, processes)))
     except KeyboardInterrupt:
         shown.close()
         print("mr: interrupted; nothing was published", file=sys.stderr)
@@ -120,8 +124,9 @@ def as_status(prepared: Prepared, result: LocalResult) -> JobStatus:
 class _Progress:
     """Turns what `mr.local` reports into the lines that a job of the cluster has."""
 
-    def __init__(self, prepared: Prepared, shown: View) -> None:
+    def __init__(self, prepared: Prepared, shown: View, slots: int) -> None:
         self._shown = shown
+        self._slots = slots
         self._steps = prepared.spec.steps
         self._totals: dict[tuple[int, str], tuple[int, int]] = {}
 
@@ -133,13 +138,13 @@ class _Progress:
         self._totals[moved.step, moved.phase] = moved.done, moved.total
         status = pb.JobStatus(state=JobState.PUBLISHING if moved.phase == "commit" else JobState.RUNNING)
         for n, step in enumerate(self._steps):
-            done, total = self._totals.get((n, "map"), (0, 0))
-            reduced, _ = self._totals.get((n, "reduce"), (0, 0))
-            status.steps.add(
-                step=n,
-                map=pb.KindStatus(total=total or 1, completed=done, in_progress=int(done < total)),
-                reduce=pb.KindStatus(total=step.reduces, completed=reduced),
-            )
+            maps, reduces = status.steps.add(step=n).map, status.steps[n].reduce
+            maps.completed, total = self._totals.get((n, "map"), (0, 0))
+            maps.total = total or 1
+            reduces.completed, running = self._totals.get((n, "reduce"), (0, 0))
+            reduces.total = step.reduces
+            maps.in_progress = min(self._slots, total - maps.completed)
+            reduces.in_progress = min(self._slots, running - reduces.completed)
         self._shown.progress(story.progress(status))
 
 

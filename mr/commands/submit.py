@@ -12,6 +12,7 @@ import click
 
 from mr.commands import flags
 from mr.commands.flags import Session
+from mr.errors import Usage
 
 if TYPE_CHECKING:
     from mr.client import Client
@@ -48,6 +49,8 @@ def submit(
     """
     from mr.submit import new_id, prepare
 
+    if with_cluster and detach:
+        raise Usage("--with-cluster ends with this command: a job cannot be left to it")
     temporary = None
     if to_stdout and not given["output"]:
         temporary = Path.cwd() / f".mr-{new_id('stdout')}"  # where the workers see it, as they see the inputs

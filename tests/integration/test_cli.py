@@ -242,6 +242,19 @@ def test_a_failure_says_why_where_and_what_next(shell: Shell, command: str) -> N
     assert "skipped 1" in told.stdout
 
 
+@pytest.mark.parametrize("command", ["run", "submit"])
+def test_more_skipped_than_allowed_is_done_but_not_well(shell: Shell, command: str) -> None:
+    """Exit 9: every task stayed within --skip-bad, their sum did not; the output is there."""
+    (shell.folder / "bad").mkdir()
+    for n in range(2):
+        (shell.folder / "bad" / f"{n}.txt").write_text(f"{n}\nx\n")
+    told = shell.mr(
+        command, "broken.py", "bad", "-o", "out", "--skip-bad", "1", "--split-size", "4B", code=9
+    ).stderr
+    assert "skipped 2 records; 1 are allowed" in told
+    assert b"".join(sorted(parts(shell.folder / "out"))) == b"0\t1\n1\t1\n"
+
+
 NOTHING_SUBMITTED = [
     ("no input", ["wc.py", "-o", "out"], 2, "wc.py has no input"),
     ("no output", ["wc.py", "text"], 2, "wc.py has no output"),

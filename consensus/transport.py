@@ -16,9 +16,11 @@ from __future__ import annotations
 import ipaddress
 import logging
 import os
+import queue
 import secrets
 import socket
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent import futures
@@ -41,6 +43,7 @@ FRAME_BYTES = 16 << 20
 _QUEUE_BYTES = 64 << 20  # not yet on the wire, for one peer
 _BULK_BYTES = 2 << 20  # of them, pieces of a snapshot
 _INBOX_BYTES = 64 << 20  # of one peer, not yet taken by `poll`
+_FULL_INBOX_S = 0.01
 _RECONNECT_S = (0.05, 0.2)
 _SERVICE = "mr.raft.Raft"
 
@@ -109,12 +112,13 @@ class Link(Protocol):
 
 @dataclass(slots=True)
 class _Inbound:
-    """One stream from a peer: its life, and the bytes that wait in the inbox."""
+    """One stream from a peer: its life, and the bytes that it put into the inbox and that were taken out."""
 
     peer: str
     hello: Hello
     context: grpc.ServicerContext
-    waiting: int = 0
+    put: int = 0  # counted by the stream's thread
+    taken: int = 0  # counted by poll's thread
     over: bool = False
 
 
@@ -133,7 +137,7 @@ class GrpcLink:
         self._hello = Hello(config.id, secrets.randbits(63), 0, "", members_digest(config.peers))
         self._peers = dict(config.peers)
         self._inbox: deque[tuple[Any, ...]] = deque()
-        self._room = threading.Condition()
+        self._admitting = threading.Lock()
         self._inbound: dict[str, _Inbound] = {}
         self._outbound: dict[str, _Outbound] = {}
         self._lives: dict[str, int] = {}  # of the peers that are up; poll's thread only
@@ -201,10 +205,9 @@ class GrpcLink:
         """Drops every stream. Idempotent."""
         for outbound in self._outbound.values():
             outbound.stop()
-        with self._room:
+        with self._admitting:
             for inbound in self._inbound.values():
                 inbound.over = True
-            self._room.notify_all()
         self._server.stop(None).wait()
         for outbound in self._outbound.values():
             outbound.join()
@@ -225,14 +228,9 @@ class GrpcLink:
         return grpc.secure_channel(address, channel_credentials(tls), [*_CHANNEL_OPTIONS, name])
 
     def _frame(self, handler: Handler, inbound: _Inbound, frame: pb.Frame, size: int) -> None:
-        with self._room:
-            if inbound.waiting > _INBOX_BYTES // 2 >= inbound.waiting - size:
-                self._room.notify_all()
-            inbound.waiting -= size
-            current = self._inbound.get(inbound.peer) is inbound
-        # Frames of a life that we cannot answer yet, or no longer, would have no effect that lasts: let them
-        # go.
-        if current and self._lives.get(inbound.peer) == inbound.hello.life:
+        inbound.taken += size
+        # Frames of a life that we cannot answer yet, or no longer, would have no effect that lasts: let them go.
+        if self._inbound.get(inbound.peer) is inbound and self._lives.get(inbound.peer) == inbound.hello.life:
             handler.on_frame(inbound.peer, frame)
 
     def _listen(self) -> tuple[grpc.Server, str]:
@@ -290,14 +288,13 @@ class GrpcLink:
 
     def _admit(self, hello: Hello, context: grpc.ServicerContext) -> _Inbound:
         """The newest stream of a peer wins (hazard 11): an older one is retired, a late one refused."""
-        with self._room:
+        with self._admitting:
             older = self._inbound.get(hello.member)
             if older is not None and older.hello.life == hello.life and older.hello.session > hello.session:
                 raise Refused("a newer stream of this process is open already")
             if older is not None:
                 older.over = True
                 older.context.cancel()
-                self._room.notify_all()
             inbound = self._inbound[hello.member] = _Inbound(hello.member, hello, context)
         return inbound
 
@@ -308,9 +305,9 @@ class GrpcLink:
         except Exception as error:
             log.warning("%s sent a frame that is none: %s", inbound.peer, error)
             return False
-        with self._room:
-            self._room.wait_for(lambda: inbound.over or inbound.waiting <= _INBOX_BYTES)
-            inbound.waiting += len(data)
+        while inbound.put - inbound.taken > _INBOX_BYTES and not inbound.over:
+            time.sleep(_FULL_INBOX_S)
+        inbound.put += len(data)
         if not inbound.over:
             self.post("frame", inbound.peer, inbound, frame, len(data))
         return not inbound.over
@@ -359,10 +356,10 @@ class _Outbound:
 
     def put(self, life: int, frame: bytes, bulk: bool) -> bool:
         """Queues a frame for one life of the peer; a queue full of what is no bulk breaks the stream."""
-        queue = self._queue
+        waiting = self._queue
         if life != self._life:
             return False
-        if queue.put(frame, bulk):
+        if waiting.put(frame, bulk):
             return True
         if not bulk:
             self._cancel()
@@ -401,11 +398,11 @@ class _Outbound:
 
     def _stream(self) -> None:
         """One connection, from its attempt to its end. Always raises _Broken."""
-        self._queue = queue = _Queue()
+        self._queue = waiting = _Queue()
         self._hello = hello = replace(self._hello, session=self._hello.session + 1)
         with self._link.connect(self._peer) as channel:
             method: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(f"/{_SERVICE}/Link")
-            self._call = call = method(iter(queue.get, None), metadata=hello.metadata())
+            self._call = call = method(iter(waiting.get, None), metadata=hello.metadata())
             if self._stopped.is_set():
                 call.cancel()
             try:
@@ -418,7 +415,7 @@ class _Outbound:
             except (grpc.RpcError, Refused):
                 pass
             finally:
-                queue.close()
+                waiting.close()
                 self._report(call)
                 if self._life:
                     self._link.post("down", self._peer, self._life)
@@ -439,49 +436,52 @@ class _Outbound:
 
 
 class _Queue:
-    """Frames that wait for the wire: bounded, and bulk only when nothing else waits."""
+    """Frames that wait for the wire: bounded, and bulk only when nothing else waits.
+
+    One thread puts, one gets; each counts on its own, so that neither needs a lock.
+    """
 
     def __init__(self) -> None:
         self._frames: deque[bytes] = deque()
         self._bulk: deque[bytes] = deque()
-        self._bytes = self._bulk_bytes = 0
+        self._tokens: queue.SimpleQueue[None] = queue.SimpleQueue()  # one for every frame, one for the end
+        self._put = self._put_bulk = self._got = self._got_bulk = 0  # bytes
         self._closed = False
-        self._changed = threading.Condition()
 
     def put(self, frame: bytes, bulk: bool) -> bool:
         """False when there is no room, or the stream has ended."""
-        with self._changed:
-            if self._closed or (self._bulk_bytes > _BULK_BYTES if bulk else self._bytes > _QUEUE_BYTES):
+        if self._closed:
+            return False
+        if bulk:
+            if self._put_bulk - self._got_bulk > _BULK_BYTES:
                 return False
-            if bulk:
-                self._bulk.append(frame)
-                self._bulk_bytes += len(frame)
-            else:
-                self._frames.append(frame)
-                self._bytes += len(frame)
-            self._changed.notify()
-            return True
+            self._put_bulk += len(frame)
+            self._bulk.append(frame)
+        else:
+            if self._put - self._got > _QUEUE_BYTES:
+                return False
+            self._put += len(frame)
+            self._frames.append(frame)
+        self._tokens.put(None)
+        return True
 
     def get(self) -> bytes | None:
         """The next frame; blocks. None when the stream has ended."""
-        with self._changed:
-            while not (self._frames or self._bulk or self._closed):
-                self._changed.wait()
-            if self._closed:
-                return None
-            if self._frames:
-                frame = self._frames.popleft()
-                self._bytes -= len(frame)
-            else:
-                frame = self._bulk.popleft()
-                self._bulk_bytes -= len(frame)
-            return frame
+        self._tokens.get()
+        if self._closed:
+            return None
+        if self._frames:
+            frame = self._frames.popleft()
+            self._got += len(frame)
+        else:
+            frame = self._bulk.popleft()
+            self._got_bulk += len(frame)
+        return frame
 
     def close(self) -> None:
-        """Forgets what waits."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
+        """Forgets what waits. Any thread."""
+        self._closed = True
+        self._tokens.put(None)
 
 
 class _Pipe:

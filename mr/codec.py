@@ -232,9 +232,15 @@ def encode_sort_key(key: Any, value: Any) -> bytes:
 
 
 def split_sort_key(data: bytes) -> tuple[Any, bytes]:
-    """The key inside an `encode_sort_key`, and the prefix that all sort keys of that key share, and no others."""
+    """The key inside an `encode_sort_key`, and its prefix for `has_key`."""
     key, end = _decode(data, 0)
     return key, data[:end]
+
+
+def has_key(sort_key: bytes, prefix: bytes) -> bool:
+    """Whether `sort_key` is of the key that `prefix` was split from."""
+    # 00 FF behind it is no end of the key, but a NUL inside a longer one; no value begins with FF.
+    return sort_key.startswith(prefix) and sort_key[len(prefix)] != 0xFF
 
 
 # --- values ---------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from mr.causes import Cause
-from mr.codec import NotAPair, Values, decode_key, encode_key, encode_sort_key, split_sort_key
+from mr.codec import NotAPair, Values, decode_key, encode_key, encode_sort_key, has_key, split_sort_key
 from mr.shuffle.blocks import Damaged, RegionReader, RegionWriter, seal
 from mr.shuffle.segment import SegmentWriter, index_path, owner
 
@@ -180,7 +180,7 @@ def decoded(merge: Iterable[Group], *, sort_values: bool) -> Iterator[tuple[Any,
 
 
 def _same_prefix(groups: Iterator[Group], head: list[Group | None], prefix: bytes) -> Iterator[Sequence[Any]]:
-    while head[0] is not None and head[0][0].startswith(prefix):
+    while head[0] is not None and has_key(head[0][0], prefix):
         yield from head[0][1]
         head[0] = next(groups, None)
 

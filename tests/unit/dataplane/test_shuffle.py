@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from mr.codec import NotAPair, Unencodable, encode_key
@@ -58,6 +58,7 @@ def test_every_pair_comes_out_once_in_order(
 
 @PROPERTY
 @given(MAPS, st.sampled_from([0, 900]))
+@example([[("", 0), ("\x00", 0)]], 0)
 def test_sorted_values_stand_in_the_documented_order(
     tmp_path: Path, maps: list[list[Any]], limit: int
 ) -> None:
@@ -134,7 +135,7 @@ def test_no_more_runs_are_joined_than_needed(runs: int, widths: list[int]) -> No
 
 @pytest.mark.parametrize("options", [{}, {"combine": add}, {"sort_values": True}])
 def test_a_thousand_runs_merge_with_few_open_files(tmp_path: Path, options: dict[str, Any]) -> None:  # FD23
-    paths = [run_map(tmp_path / "maps", i, [(k, i) for k in range(5)])[0] for i in range(1000)]
+    paths = [run_map(tmp_path / "maps", i, [(k, i) for k in range(5)], **options)[0] for i in range(1000)]
     runs = [region(path, i) for i, path in enumerate(paths)]
     opened = len(os.listdir("/proc/self/fd"))
     most = 0

@@ -115,6 +115,18 @@ class Masters:
         finally:
             call.cancel()
 
+    def gather(self, method: str, request: Any) -> list[Any]:
+        """All answers of a streaming read that ends by itself, repeated as a whole."""
+
+        def attempt(seconds: float) -> list[Any]:
+            try:
+                return list(self.stream(method, request, timeout=seconds))
+            except errors.WaitTimeout as error:
+                raise errors.Unavailable(str(error)) from None
+
+        found: list[Any] = self.repeat(attempt)
+        return found
+
     def upload(self, method: str, chunks: Callable[[], Iterator[Any]], *, size: int) -> Any:
         """A call that streams `size` bytes as `chunks()` up; every try begins anew."""
         each_s = TRY_S + size / _SLOWEST_UPLOAD

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         Explanation,
         JobEvent,
         JobStatus,
+        LogLine,
         MasterInfo,
         TaskInfo,
         WorkerInfo,
@@ -250,10 +251,7 @@ class Handle:
         from mr.rpc.cluster_pb2 import WatchRequest
 
         request = WatchRequest(job=self.id, after=after, tasks=tasks)
-        masters = self.client.calls
-        found: list[JobEvent] = masters.repeat(
-            lambda each_s: list(masters.stream("Watch", request, timeout=each_s))
-        )
+        found: list[JobEvent] = self.client.calls.gather("Watch", request)
         return [event for event in found if event.index]  # the rest tells how far it is, not what happened
 
     def results(self) -> Iterator[tuple[Any, Any]]:
@@ -275,16 +273,24 @@ class Handle:
         return list(self.client.calls.call("ListTasks", request).tasks)
 
     def logs(self, task: str = "", *, attempt: int = 0, follow: bool = False) -> Iterator[str]:
-        """What the user's code printed, as text chunks; of all tasks that failed or run, or of one
-        ("m-7")."""
-        from mr.rpc.cluster_pb2 import LogsRequest
-
-        request = LogsRequest(job=self.id, task=task, attempt=attempt, follow=follow)
-        for line in self.client.calls.stream("ReadLogs", request):
+        """What the user's code printed, as text chunks; of all tasks that failed or run, or of one ("m-7")."""
+        for line in self.log_lines(task, attempt=attempt, follow=follow):
             if line.data:
                 yield line.data.decode(errors="replace")
             if line.note:
                 yield f"[{line.note}]\n"
+
+    def log_lines(self, task: str = "", *, attempt: int = 0, follow: bool = False) -> Iterator[LogLine]:
+        """The same with the attempt and the worker that wrote it. A followed log ends when its leader does."""
+        from mr.rpc.cluster_pb2 import LogsRequest
+
+        request = LogsRequest(job=self.id, task=task, attempt=attempt, follow=follow)
+        calls = self.client.calls
+        if follow:
+            self.status()  # finds a master that answers
+            yield from calls.stream("ReadLogs", request)
+        else:
+            yield from calls.gather("ReadLogs", request)
 
     def explain(self) -> Explanation:
         """Why the job is where it is: one cause, in words."""

@@ -173,6 +173,17 @@ def event(one: pb.JobEvent) -> dict[str, Any]:
     return found | ({"status": job(one.status)} if one.HasField("status") else {})
 
 
+def log(one: pb.LogLine) -> dict[str, Any]:
+    """Each line of `mr logs --json`: a chunk of one attempt's log; `note` says why there is none."""
+    return {
+        "task": _task_text(one.attempt.task),
+        "attempt": one.attempt.number,
+        "worker": one.worker or None,
+        "text": one.data.decode(errors="replace"),
+        "note": one.note,
+    }
+
+
 def failure(one: Failure) -> dict[str, Any]:
     """Why an attempt or a job failed, and what to do next."""
     return {

@@ -81,11 +81,17 @@ def events(session: Session, *, id: str, go_on: bool, after: int, significant: b
 @click.option("--task", default="", metavar="m-7", help="One task; without it all that failed or run.")
 @click.option("--attempt", type=click.IntRange(min=1), help="One attempt of the task.")
 @click.option("-f", "--follow", "go_on", is_flag=True, help="Stay while it is written.")
+@flags.formatted
 @flags.common
 def logs(session: Session, *, id: str, task: str, attempt: int | None, go_on: bool) -> int:
     """Shows what the functions of a job wrote to stdout, stderr and ctx.log."""
     with session.connect() as client:
-        for text in client.attach(id).logs(task, attempt=attempt or 0, follow=go_on):
+        handle = client.attach(id)
+        if session.machine:
+            for chunk in handle.log_lines(task, attempt=attempt or 0, follow=go_on):
+                print(render.line(shapes.log(chunk)), flush=True)
+            return 0
+        for text in handle.logs(task, attempt=attempt or 0, follow=go_on):
             sys.stdout.write(text)
             sys.stdout.flush()
     return 0

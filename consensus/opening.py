@@ -59,6 +59,8 @@ def open_parts(config: ReplicaConfig, say: Callable[[str], None], stopping: thre
         undo.callback(link.close)
         _agree(journal, shelf)
         if not directory.identity.cluster_id:
+            if journal.getCurrentTerm() or journal[-1][1] > 1:
+                raise damaged("identity", "it names no cluster, but the log is not empty")
             _found_or_join(config, directory, journal, link, wait)
         journal.sync()
         close = undo.pop_all().close
@@ -69,9 +71,9 @@ def open_parts(config: ReplicaConfig, say: Callable[[str], None], stopping: thre
 def _agree(journal: Journal, shelf: Shelf) -> None:
     """The log continues the newest snapshot, whatever a crash left of the change from one to the other."""
     newest = shelf.latest()
-    index, term = (newest.index, newest.term) if newest else (1, 0)
-    if newest is None and len(journal) and journal[0][1] > 1:
+    if newest is None and len(journal) and journal[0][1:] != (1, 0):
         raise damaged("snapshot", f"the log begins at entry {journal[0][1]}, and there is no snapshot")
+    index, term = (newest.index, newest.term) if newest else (1, 0)
     if not align(journal, index, term):
         journal.add(NO_OP, index, term)
     journal.setRaftCommitIndex(max(index, journal.getRaftCommitIndex()))

@@ -211,7 +211,6 @@ class GrpcLink:
         self._server.stop(None).wait()
         for outbound in self._outbound.values():
             outbound.join()
-        self._outbound.clear()
         self._pipe.close()
 
     def post(self, *event: Any) -> None:
@@ -237,7 +236,7 @@ class GrpcLink:
         tls, listen = self._config.tls, self._config.listen
         server = grpc.server(
             futures.ThreadPoolExecutor(4 * len(self._peers) + 8, thread_name_prefix="raft-in"),
-            handlers=[_Service(self._link, self._identify)],
+            handlers=[_Service(self._link, self._answer)],
             options=_SERVER_OPTIONS,
             maximum_concurrent_rpcs=4 * len(self._peers) + 8,
         )
@@ -280,6 +279,20 @@ class GrpcLink:
             self.post("reset", hello.member, hello.life)
         return iter(())
 
+    def _answer(self, asked: pb.Identification, context: grpc.ServicerContext) -> pb.Identification:
+        """Serves `Identify`, to masters only."""
+        try:
+            certified = self._certified(context)
+        except Refused:
+            certified = ("", "")
+        if certified is not None and certified[0] != "master":
+            context.abort(grpc.StatusCode.PERMISSION_DENIED, "for masters only")
+        return self._identify(asked)
+
+    def _certified(self, context: grpc.ServicerContext) -> tuple[str, str] | None:
+        """(role, name) of the caller's certificate; None on a plaintext link. Raises Refused."""
+        return peer_certificate(context.auth_context()) if self._config.tls else None
+
     def _say_refused(self, reason: str, address: str) -> None:
         """Once, not at every attempt."""
         if reason != self._refused:
@@ -316,11 +329,11 @@ class GrpcLink:
 class _Service(grpc.GenericRpcHandler):
     """The methods of proto/raft.proto; frames pass as bytes: they are counted before they are decoded."""
 
-    def __init__(self, link: Any, identify: Callable[[pb.Identification], pb.Identification]) -> None:
+    def __init__(self, link: Any, identify: Any) -> None:
         self._methods = {
             f"/{_SERVICE}/Link": grpc.stream_stream_rpc_method_handler(link),
             f"/{_SERVICE}/Identify": grpc.unary_unary_rpc_method_handler(
-                lambda request, _: identify(request),
+                identify,
                 request_deserializer=pb.Identification.FromString,
                 response_serializer=pb.Identification.SerializeToString,
             ),
@@ -504,7 +517,7 @@ class _Pipe:
     def drain(self) -> None:
         """Before looking at what there is, so that nothing that comes later is missed."""
         with self._lock:
-            if self._rung:
+            if self._rung and self._writer >= 0:
                 os.read(self.reader, 16)
                 self._rung = False
 

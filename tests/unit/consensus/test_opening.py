@@ -90,7 +90,7 @@ def used(directory: Path, *, last: int, snapshot: int = 0, first: int = 1) -> Re
     journal = inside.open_log()
     journal.clear()
     for index in range(first, last + 1):
-        journal.add(b"\x00x", index, 1)
+        journal.add(b"\x00x", index, int(index > 1))
     if snapshot:
         inside.open_snapshots().write(Snapshot(snapshot, 1, b"\x01", b"state")).close()
     journal._destroy()
@@ -125,3 +125,16 @@ def test_a_gap_between_snapshot_and_log_is_refused(tmp_path, snapshot, first, sa
     for _ in range(2):  # and everything is let go again
         with pytest.raises(RefusedToStart, match=said):
             opened(configuration)
+
+
+def test_a_log_without_a_cluster_is_refused(tmp_path):
+    """Half of a recovery, or an identity put back by hand: it must not found a cluster with what it holds."""
+    configuration = config(tmp_path)
+    inside = DataDir(configuration.data_dir, "a", ("a",))
+    journal = inside.open_log()
+    journal.add(b"\x01", 1, 0)
+    journal.add(b"\x00x", 2, 1)
+    journal._destroy()
+    inside.close()
+    with pytest.raises(RefusedToStart, match="names no cluster"):
+        opened(configuration)

@@ -334,6 +334,18 @@ def test_members_identify_themselves_before_they_are_in_a_cluster(tls):
         b.link.close()
 
 
+@pytest.mark.parametrize("role", ["worker", "client"])
+def test_only_masters_are_told_who_a_master_is(tls, role):
+    a = Member(tls, "a")
+    with linked(a):
+        credentials = certificates.channel_credentials(certificates.find(tls, role))
+        options = [*certificates.channel_options(), ("grpc.use_local_subchannel_pool", 1)]
+        with grpc.secure_channel(a.link.address, credentials, options) as channel:
+            with pytest.raises(grpc.RpcError) as caught:
+                channel.unary_unary("/mr.raft.Raft/Identify")(b"", timeout=5)
+            assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
 async def test_it_shares_a_process_with_grpc_aio(tls):
     """A master serves clients with grpc.aio on its loop, and Raft with threads beside it."""
 

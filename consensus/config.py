@@ -46,6 +46,7 @@ class Limits:
     queued_proposals: int = 8192  # proposed and not yet in the log
     queued_bytes: int = 64 << 20
     uncommitted_entries: int = 100_000  # in the leader's log and not committed
+    uncommitted_bytes: int = 64 << 20
     apply_lag_entries: int = 50_000  # committed here and not yet applied by the loop
     append_bytes: int = 4 << 20  # commands in one append; more than one command always fits
     window_bytes: int = 16 << 20  # sent to one follower and not yet answered

@@ -177,7 +177,7 @@ class Leading:
         for peer, member in self.members.items():
             if peer in connected:
                 self._feed_one(peer, member, turn)
-        self._hand_over()
+        self._hand_over(now)
 
     def _begin_round(self, now: float) -> None:
         self.round += 1
@@ -284,9 +284,11 @@ class Leading:
         fit = [(m.match, p) for p, m in self.members.items() if m.voter and p in connected]
         return max(fit)[1] if fit else None
 
-    def _hand_over(self) -> None:
+    def _hand_over(self, now: float) -> None:
         transfer = self.transfer
         if transfer is None or transfer.told:
             return
         if self.members[transfer.to].match == self._log[-1][1]:
             transfer.told = self._send(transfer.to, {"type": TIMEOUT_NOW, "term": self.term}, False)
+            # If it is not elected by then it never will be, and proposals wait meanwhile.
+            transfer.until = min(transfer.until, now + self._config.timing.election_max_s)

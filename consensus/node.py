@@ -98,7 +98,9 @@ class Node(SyncObj):  # type: ignore[misc]  # pysyncobj ships no types
         self.leading: Leading | None = None
         self.connected: set[str] = set()
         self.proposals: deque[Proposal] = deque()  # other threads append here
-        self._waiting: dict[int, tuple[int, Any]] = {}  # index -> (term, waiter)
+        self.taken_bytes = 0  # of proposals that have left the queue, ever
+        self._waiting: dict[int, tuple[int, Any, int]] = {}  # index -> (term, waiter, bytes)
+        self._open_bytes = 0  # of them together
         self._held: deque[tuple[int, str, Message, bool]] = deque()  # messages that wait for the disk
         self._hard = 0  # the journal's number of the last change of term, vote or right to vote
         self._owed: Message | None = None  # the newest positive answer that is not yet wholly true on disk
@@ -415,8 +417,9 @@ class Node(SyncObj):  # type: ignore[misc]  # pysyncobj ships no types
     def _leave_office(self) -> None:
         assert self.leading is not None
         leading, self.leading = self.leading, None
-        unknown = [waiter for _, waiter in self._waiting.values()]
+        unknown = [waiter for _, waiter, _ in self._waiting.values()]
         self._waiting.clear()
+        self._open_bytes = 0
         self.shell.hand(Failed(unknown, CommitUnknown("leadership was lost before the entry was committed")))
         self.shell.hand(Failed([r.waiter for r in leading.reads], NotLeader(None)))
         transfer = leading.transfer
@@ -526,19 +529,24 @@ class Node(SyncObj):  # type: ignore[misc]  # pysyncobj ships no types
         if self.leading.transfer is not None:
             return
         limits, index, size = self.config.limits, self.last, 0
-        while (
-            self.proposals and size < limits.append_bytes and index - self.commit < limits.uncommitted_entries
-        ):
+        while self.proposals and size < limits.append_bytes and self._open_bytes < limits.uncommitted_bytes:
+            if index - self.commit >= limits.uncommitted_entries:
+                return
             proposal = self.proposals.popleft()
             index += 1
+            length = len(proposal.command)
             self.journal.add(REGULAR + proposal.command, index, self.term)
-            self._waiting[index] = (self.term, proposal.waiter)
-            size += len(proposal.command)
+            self._waiting[index] = (self.term, proposal.waiter, length)
+            self.taken_bytes += length
+            self._open_bytes += length
+            size += length
 
     def _refuse_proposals(self) -> None:
         refused = []
         while self.proposals:
-            refused.append(self.proposals.popleft().waiter)
+            proposal = self.proposals.popleft()
+            self.taken_bytes += len(proposal.command)
+            refused.append(proposal.waiter)
         if refused:
             self.shell.hand(Failed(refused, NotLeader(self.leader)))
 
@@ -556,6 +564,7 @@ class Node(SyncObj):  # type: ignore[misc]  # pysyncobj ships no types
                     if expected is not None:
                         assert expected[0] == term, "a leader's own entry was replaced while it led"
                         waiters[index] = expected[1]
+                        self._open_bytes -= expected[2]
             self.shell.hand(Batch(entries, waiters))
         if self.leading:
             done = self.leading.confirmed(self.handed)
@@ -567,6 +576,18 @@ class Node(SyncObj):  # type: ignore[misc]  # pysyncobj ships no types
         if told != self._told:
             self._told = told
             self.shell.hand(Lead(told))
+
+    def abandon(self) -> list[Failed]:
+        """What those who still wait are told when this replica is stopped."""
+        taken = [waiter for _, waiter, _ in self._waiting.values()]
+        reads = [r.waiter for r in self.leading.reads] if self.leading else []
+        queued = [p.waiter for p in self.proposals]
+        self._waiting.clear()
+        self.proposals.clear()
+        return [
+            Failed(taken, CommitUnknown("this replica was stopped before the entry was committed")),
+            Failed([*queued, *reads], Unavailable("this replica was stopped")),
+        ]
 
     # -- for callers, on the tick thread
 

@@ -117,7 +117,8 @@ class Replica(Protocol):
         """Leaves without ceremony; what was acknowledged is on disk already. Idempotent."""
 
     async def propose(self, command: bytes, *, timeout_s: float) -> Any:
-        """Replicates `command`; returns what `apply` returned here. Raises NotLeader, Unavailable, CommitUnknown."""
+        """Replicates `command`; returns what `apply` returned here. Raises NotLeader, Unavailable, CommitUnknown;
+        ValueError when the command is larger than the configured limit."""
 
     async def barrier(self, *, timeout_s: float) -> int:
         """A linearizable read point: leadership confirmed by a quorum in this term, and everything committed
@@ -140,7 +141,8 @@ class Replica(Protocol):
 
 
 class RefusedToStart(Exception):
-    """The state on disk, the certificates or the peers forbid to start. The text says what to do; `exit_code` how to end."""
+    """The state on disk, the certificates or the peers forbid to start. The text says what to do, `exit_code`
+    how to end."""
 
     def __init__(self, message: str, exit_code: int = 1) -> None:
         super().__init__(message)

@@ -82,7 +82,7 @@ class SyncObjReplica:
         self._thread: threading.Thread | None = None
         self._worker = ThreadPoolExecutor(1, thread_name_prefix=f"snapshot-{config.id}")
         self._posted: deque[Callable[[], None]] = deque()  # for the tick thread
-        self._queued_bytes = 0
+        self._put_bytes = 0  # of proposals that were queued, ever
         self._scheduled = False
         self._leaving = threading.Event()
         self._note = "not started"
@@ -110,7 +110,17 @@ class SyncObjReplica:
         await self._wait_for_room()
         self._note = "opening its state"
         parts = await asyncio.to_thread(self._open_parts, self._config, self._say, self._leaving)
-        self._parts = parts
+        try:
+            await self._join(parts)
+        except BaseException:
+            await asyncio.to_thread(parts.close)
+            raise
+        self._parts, self._note = parts, ""
+        self._thread = threading.Thread(target=self._run, name=f"tick-{self.id}", daemon=True)
+        self._thread.start()
+
+    async def _join(self, parts: Parts) -> None:
+        """Restores the newest snapshot and builds the node on what was opened."""
         stored = await asyncio.to_thread(parts.snapshots.read)
         index, term = (stored.index, stored.term) if stored else (1, 0)
         if stored:
@@ -131,10 +141,7 @@ class SyncObjReplica:
             self._config, parts.journal, parts.snapshots, self, rng, handed=index, incarnation=incarnation
         )
         parts.journal.on_durable(parts.link.wake)
-        self._thread = threading.Thread(target=self._run, name=f"tick-{self.id}", daemon=True)
         parts.start()
-        self._note = ""
-        self._thread.start()
 
     async def _wait_for_room(self) -> None:
         """A full disk ended the process once; it does not vote again before its reserve is free."""
@@ -161,6 +168,9 @@ class SyncObjReplica:
         self._parts.link.wake()
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join)
+        if self._node is not None and self._applier is not None:
+            for item in self._node.abandon():
+                self._applier.put(item)
         await asyncio.to_thread(self._worker.shutdown, wait=True)
         await asyncio.to_thread(self._parts.close)
         self._note = "stopped"
@@ -323,13 +333,15 @@ class SyncObjReplica:
         if len(command) > limits.command_bytes:
             raise ValueError(f"a command of {len(command)} bytes; the limit is {limits.command_bytes}")
         node, applier, link = self._leading()
-        if len(node.proposals) >= limits.queued_proposals:
+        waiting = self._put_bytes - node.taken_bytes
+        if len(node.proposals) >= limits.queued_proposals or waiting > limits.queued_bytes:
             raise Unavailable("too many proposals wait for the log")
         if node.commit - applier.applied > limits.apply_lag_entries:
             raise Unavailable("the state machine lags behind the log")
         waiter: asyncio.Future[Any] = self._loop.create_future()
         proposal = Proposal(command, waiter)
         node.proposals.append(proposal)
+        self._put_bytes += len(command)
         link.wake()
         try:
             async with asyncio.timeout(timeout_s):
@@ -339,6 +351,7 @@ class SyncObjReplica:
                 node.proposals.remove(proposal)
             except (ValueError, IndexError):
                 raise CommitUnknown(f"not committed within {timeout_s} s") from None
+            self._put_bytes -= len(command)
             raise Unavailable(f"not taken into the log within {timeout_s} s") from None
 
     async def barrier(self, *, timeout_s: float) -> int:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, islice, starmap
 from typing import Any
 
 from mr import names, output
@@ -16,6 +18,7 @@ from mr.rpc import session_pb2, task_pb2
 from mr.running import Running
 from mr.shuffle import merge, segment
 
+Group = tuple[Any, Iterator[Any]]
 _U32 = struct.Struct(">I")
 _TICK_MASK = 0xFF
 
@@ -79,38 +82,45 @@ class _Loop:
         running.describe_record = self._in_hand
         running.progress = self._progress
 
-    def run(self, groups: Any) -> None:
+    def run(self, groups: Iterator[Group]) -> None:
         """Takes every group."""
-        running, call, extend, slots = (
-            self._running,
-            self._call,
-            self._writer.extend,
-            self._running.marker.slots,
-        )
-        running.marker.phase(Phase.REDUCE)
-        careful = CHECKED_RECORDS if not (self._tolerant or self._skip) else float("inf")
+        self._running.marker.phase(Phase.REDUCE)
+        noted = self._noted(groups)
+        careful = None if self._tolerant or self._skip else CHECKED_RECORDS
+        for key, values in islice(noted, careful):
+            self._one(key, values)
+        if inspect.isgeneratorfunction(self._call):  # it always gives an iterator: no Python of ours between
+            self._writer.extend(chain.from_iterable(starmap(self._call, noted)))
+        else:
+            call, extend = self._call, self._writer.extend
+            for key, values in noted:
+                if (pairs := call(key, values)) is not None:
+                    extend(pairs)
+        self._running.marker.slots[0] = 0
+
+    def _noted(self, groups: Iterator[Group]) -> Iterator[Group]:
+        """The groups, each noted as the one in hand; reports progress on the way."""
+        slots, tick = self._running.marker.slots, self._running.tick
         number = 0
-        for self._key, values in groups:
+        for group in groups:
+            self._key = group[0]
             number += 1
             slots[0] = number
-            if number <= careful:
-                self._one(number, values)
-            elif (pairs := call(self._key, values)) is not None:
-                extend(pairs)
+            yield group
             if not number & _TICK_MASK:
                 self.done = number
-                running.tick()
+                tick()
         self.done = number
-        slots[0] = 0
 
-    def _one(self, number: int, values: Any) -> None:
+    def _one(self, key: Any, values: Iterator[Any]) -> None:
+        number = self._running.marker.slots[0]
         if number in self._skip:
             self._running.skip("the task process died on this key")
             return
         try:
             if number <= CHECKED_RECORDS:
-                self._hints.check_inputs(self._key)
-            pairs = self._call(self._key, values)
+                self._hints.check_inputs(key)
+            pairs = self._call(key, values)
             if pairs is not None and number <= CHECKED_RECORDS:
                 pairs = self._hints.checked(pairs)
             if self._tolerant and pairs is not None:

@@ -14,83 +14,22 @@ import sys
 import tempfile
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from queue import SimpleQueue
 from types import ModuleType
 from typing import Any
 
-from mr import attempt, bundle, context, formats, inputs, loader, names, output, splits
+from mr import bundle, context, formats, inputs, loader, output, splits
 from mr.compile import compile_job
-from mr.errors import CAUSES, Cause, JobFailed, Usage
+from mr.errors import Usage
+from mr.executors import Inline, Pool
 from mr.failures import AttemptFailed
 from mr.job import Job
 from mr.jobclass import is_job_class
+from mr.local_job import LocalJob, LocalResult, Moved
 from mr.rpc import job_pb2 as pb
-from mr.rpc import session_pb2, task_pb2
-from mr.shuffle import segment
-from mr.taskproc import TaskProcess
 
-DEATHS_BEFORE_SKIP = 2  # of a task process on one record (P-07)
-DEATHS = (pb.USER_EXIT, pb.NATIVE_SIGNAL, pb.OUT_OF_MEMORY)
-
-
-@dataclass(frozen=True, slots=True)
-class Moved:
-    """How far a local job is; what `on_progress` is called with after each task."""
-
-    phase: str  # "map", "reduce", "commit"
-    step: int
-    done: int
-    total: int
-
-
-@dataclass(slots=True, weakref_slot=True, eq=False)
-class LocalResult:
-    """How a local job ended. `state` is SUCCEEDED or FAILED; `output` the published directory."""
-
-    job_id: str
-    output: Path
-    state: str = "SUCCEEDED"
-    counters: dict[str, int] = field(default_factory=dict)
-    manifest: str = ""  # hex digest
-    note: str = ""  # what `finalize` returned
-    attempts: int = 0
-    skipped: list[pb.SkippedRecord] = field(default_factory=list)
-    failure: pb.Failure | None = None
-    failed_task: str = ""
-    seconds: float = 0.0
-    error: AttemptFailed | None = (
-        None  # its `__cause__` is the user's own exception, if it ran in this process
-    )
-
-    def results(self) -> Iterator[tuple[Any, Any]]:
-        """The (key, value) pairs of the output, in the order of the parts, as its format reads them back."""
-        yield from output.read_results(self.output)  # holds on to self, and so to a temporary output
-
-    @property
-    def skipped_count(self) -> int:
-        """How many records were skipped."""
-        return self.counters.get("mr:records_skipped", 0)
-
-    def raise_if_failed(self) -> LocalResult:
-        """Itself, or JobFailed."""
-        if self.failure is None:
-            return self
-        raise JobFailed(
-            f"{self.failed_task}: {self.failure.message}",
-            job=self.job_id,
-            cause=self.failure.cause,
-            task=self.failed_task,
-            traceback=self.failure.traceback,
-            where=self.failure.where,
-            input=self.failure.input,
-        ) from (self.error.__cause__ if self.error else None)
-
-
-Runner = Callable[[task_pb2.RunAttempt], pb.TaskResult]
+__all__ = ["Local", "LocalResult", "Moved", "local", "local_id", "plan_inputs", "run_local"]
 
 
 def run_local(
@@ -112,13 +51,13 @@ def run_local(
         raise ValueError("an unpacked bundle is run by processes; inline runs take loaded code")
     output.prepare_staging(spec)
     with tempfile.TemporaryDirectory(prefix="mr-local-", dir=work_dir) as scratch:
-        job = _LocalJob(spec, plan, Path(scratch), on_progress or (lambda _: None))
+        job = LocalJob(spec, plan, Path(scratch), on_progress or (lambda _: None))
         try:
             if isinstance(code, Path):
-                with _Pool(processes, code) as pool:
+                with Pool(processes, code) as pool:
                     job.run(pool)
             else:
-                job.run(_Inline(code))
+                job.run(Inline(code))
         except AttemptFailed as failed:
             job.result.state, job.result.failure, job.result.error = "FAILED", failed.failure, failed
             output.cleanup(spec)
@@ -127,196 +66,6 @@ def run_local(
             raise
     job.result.seconds = time.monotonic() - started
     return job.result
-
-
-class _Inline:
-    """Runs attempts in this process: an exception keeps its traceback, a breakpoint stops here."""
-
-    tries = 1  # the same process would fail the same way
-
-    def __init__(self, code: loader.Code) -> None:
-        self._code = code
-
-    def each(
-        self, requests: Sequence[task_pb2.RunAttempt], run: Callable[[task_pb2.RunAttempt, Runner], None]
-    ) -> None:
-        """Calls `run(request, runner)` for each request, in order."""
-        for request in requests:
-            run(request, self._run)
-
-    def _run(self, request: task_pb2.RunAttempt) -> pb.TaskResult:
-        return attempt.run(request, self._code, _ignore)
-
-
-class _Pool:
-    """Runs attempts in N task processes."""
-
-    tries = 0  # as many as the job allows
-
-    def __init__(self, processes: int, code_dir: Path) -> None:
-        self._code_dir = str(code_dir)
-        self._threads = ThreadPoolExecutor(processes, thread_name_prefix="mr-local")
-        self._idle: SimpleQueue[TaskProcess] = SimpleQueue()
-        self._all = [TaskProcess() for _ in range(processes)]
-        for process in self._all:
-            self._idle.put(process)
-
-    def __enter__(self) -> _Pool:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
-        for process in self._all:
-            process.kill()
-        self._threads.shutdown()
-        for process in self._all:
-            process.close()
-
-    def each(
-        self, requests: Sequence[task_pb2.RunAttempt], run: Callable[[task_pb2.RunAttempt, Runner], None]
-    ) -> None:
-        """Calls `run(request, runner)` for each request, some at a time; begins in order."""
-        futures = [self._threads.submit(run, request, self._run) for request in requests]
-        for future in futures:
-            future.result()
-
-    def _run(self, request: task_pb2.RunAttempt) -> pb.TaskResult:
-        request.code_dir = self._code_dir
-        process = self._idle.get()
-        try:
-            return process.run(request, _ignore)
-        finally:
-            self._idle.put(process)
-
-
-def _ignore(_: session_pb2.Progress) -> None:
-    """Progress within a task is of no use here."""
-
-
-class _LocalJob:
-    """The steps of one job, one after the other."""
-
-    def __init__(
-        self, spec: pb.JobSpec, plan: pb.SplitPlan, scratch: Path, on_progress: Callable[[Moved], None]
-    ) -> None:
-        self.spec = spec
-        self.result = LocalResult(spec.job_id, Path(spec.output.path))
-        self._plan = plan
-        self._scratch = scratch
-        self._map_dir = scratch / "map"
-        self._on_progress = on_progress
-        self._files: list[pb.OutputFile] = []  # with nothing but side files, for maps that feed a reduce
-
-    def run(self, executor: _Inline | _Pool) -> None:
-        """Runs everything. Raises AttemptFailed."""
-        sources = [task_pb2.RunAttempt(split=split) for split in self._plan.splits]
-        outputs: list[pb.OutputFile] = []
-        for number, step in enumerate(self.spec.steps):
-            maps = self._phase(executor, number, pb.MAP, sources)
-            if step.reducer:
-                self._keep_side_files(maps)
-                merges = [task_pb2.RunAttempt(runs=self._runs(number, maps, p)) for p in range(step.reduces)]
-                done = self._phase(executor, number, pb.REDUCE, merges)
-                shutil.rmtree(self._map_dir, ignore_errors=True)
-            else:
-                done = maps
-            outputs = [result.file for result, _ in done]
-            if number < len(self.spec.steps) - 1:
-                self._keep_side_files(done)
-                sources = [task_pb2.RunAttempt(source_file=file) for file in outputs]
-        commit = task_pb2.RunAttempt(files=[*outputs, *self._files], counters=self.result.counters)
-        ((published, _),) = self._phase(executor, 0, pb.COMMIT, [commit])
-        self.result.manifest = published.manifest_digest.hex()
-        self.result.note = published.note
-
-    def _keep_side_files(self, done: list[tuple[pb.TaskResult, int]]) -> None:
-        self._files += [
-            pb.OutputFile(side_files=result.file.side_files) for result, _ in done if result.file.side_files
-        ]
-
-    def _runs(self, step: int, maps: list[tuple[pb.TaskResult, int]], partition: int) -> list[task_pb2.Run]:
-        runs = []
-        for number, (_, tried) in enumerate(maps):
-            path = self._map_dir / names.segment_name(self._attempt(step, pb.MAP, number, tried))
-            index = self._index(path)
-            runs.append(
-                task_pb2.Run(
-                    map=number,
-                    attempt=tried,
-                    path=str(path),
-                    offset=index.offsets[partition],
-                    length=index.lengths[partition],
-                )
-            )
-        return runs
-
-    def _index(self, path: Path) -> segment.Index:
-        known = self._indices.get(path)
-        if known is None:
-            known = self._indices[path] = segment.open_index(path)
-        return known
-
-    def _attempt(self, step: int, kind: pb.Kind.ValueType, index: int, number: int) -> pb.AttemptId:
-        task = pb.TaskId(job=self.spec.job_id, step=step, kind=kind, index=index)
-        return pb.AttemptId(task=task, number=number)
-
-    def _phase(
-        self,
-        executor: _Inline | _Pool,
-        step: int,
-        kind: pb.Kind.ValueType,
-        requests: list[task_pb2.RunAttempt],
-    ) -> list[tuple[pb.TaskResult, int]]:
-        """Runs all tasks of one kind of one step; (result, number of the winning attempt) in task order."""
-        self._indices: dict[Path, segment.Index] = {}
-        done: dict[int, tuple[pb.TaskResult, int]] = {}
-        phase = {pb.MAP: "map", pb.REDUCE: "reduce"}.get(kind, "commit")
-
-        def one(request: task_pb2.RunAttempt, run: Runner) -> None:
-            index = request.attempt.task.index
-            done[index] = self._until_done(request, run, executor.tries or self.spec.options.max_attempts)
-            self._on_progress(Moved(phase, step, len(done), len(requests)))
-
-        for index, request in enumerate(requests):
-            request.attempt.CopyFrom(self._attempt(step, kind, index, 0))
-            request.spec.CopyFrom(self.spec)
-            request.job_dir = str(self._map_dir)
-        self._on_progress(Moved(phase, step, 0, len(requests)))
-        executor.each(requests, one)
-        results = [done[index] for index in range(len(requests))]
-        for result, _ in results:
-            for name, count in result.counters.items():
-                self.result.counters[name] = self.result.counters.get(name, 0) + count
-            self.result.skipped.extend(result.skipped)
-        return results
-
-    def _until_done(self, request: task_pb2.RunAttempt, run: Runner, tries: int) -> tuple[pb.TaskResult, int]:
-        """Tries a task until it is done, the user's failures are too many, or a failure is final."""
-        deaths: dict[int, int] = {}
-        while True:
-            request.attempt.number += 1
-            folder = self._scratch / names.attempt_name(request.attempt)
-            request.attempt_dir = str(folder)
-            self.result.attempts += 1
-            try:
-                return run(request), request.attempt.number
-            except AttemptFailed as failed:
-                cause = CAUSES[Cause(failed.failure.cause)]
-                if request.attempt.number >= tries or cause.fatal or not cause.user:
-                    self.result.failed_task = names.task_text(request.attempt.task)
-                    raise
-                self._note_death(request, failed.failure, deaths)
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
-
-    def _note_death(self, request: task_pb2.RunAttempt, failure: pb.Failure, deaths: dict[int, int]) -> None:
-        """Two deaths of the process on one record: it is skipped from now on, if the job allows it (P-07)."""
-        record = failure.record_number
-        if failure.cause not in DEATHS or not record or not self.spec.options.skip_bad:
-            return
-        deaths[record] = deaths.get(record, 0) + 1
-        if deaths[record] >= DEATHS_BEFORE_SKIP:
-            request.skip.append(record)
 
 
 class Local:

@@ -1,0 +1,97 @@
+"""What happened, one line an event: operations of clients, faults and their proofs, notes.
+
+A history is the evidence that a verdict rests on, so it is written before anything else is done with an event, by
+whichever thread saw it, in one order. The file is JSON lines; each has
+
+    t        nanoseconds of this machine's monotonic clock since the run began
+    process  who: "client-3", "nemesis", "watcher", "run"
+    kind     invoke | ok | fail | info for an operation; hurt | heal | proof for a fault; note
+    op       what: "submit", "cancel", "status", "wait", "read"; a fault's name; a note's subject
+    value    its arguments or its answer, any JSON
+    node     the server concerned, "" when none
+    id       number that ties an operation's end to its invocation, a fault's heal and proof to its hurt
+
+An operation ends `ok` when its answer came, `fail` when it certainly did not happen, and `info` when nobody can know
+(a timeout, a lost connection): never `fail` in doubt.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+KINDS = ("invoke", "ok", "fail", "info", "hurt", "heal", "proof", "note")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One line. See the module for its fields."""
+
+    t: int
+    process: str
+    kind: str
+    op: str
+    value: Any = None
+    node: str = ""
+    id: int = 0
+
+
+class History:
+    """Records events to a file as they happen. Every method may be called from any thread."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.events: list[Event] = []
+        self._file: IO[str] = path.open("w")
+        self._lock = threading.Lock()
+        self._began = time.monotonic_ns()
+        self._next = 0
+
+    def record(
+        self, process: str, kind: str, op: str, value: Any = None, *, node: str = "", id: int | None = None
+    ) -> int:
+        """Writes one event and returns its id: a new one, or the one given."""
+        assert kind in KINDS, kind
+        with self._lock:
+            if id is None:
+                self._next += 1
+                id = self._next
+            now = time.monotonic_ns() - self._began
+            event = Event(t=now, process=process, kind=kind, op=op, value=value, node=node, id=id)
+            self.events.append(event)
+            self._file.write(json.dumps(asdict(event), separators=(",", ":"), default=str) + "\n")
+            self._file.flush()
+            return id
+
+    def now(self) -> int:
+        """Nanoseconds since the run began."""
+        return time.monotonic_ns() - self._began
+
+    def close(self) -> None:
+        """The file is complete. Idempotent."""
+        self._file.close()
+
+
+def read(path: Path) -> list[Event]:
+    """A recorded history. Raises ValueError naming the line that is none."""
+    return list(parse(path.read_text().splitlines()))
+
+
+def parse(lines: Iterable[str]) -> Iterator[Event]:
+    """Lines to events. Unknown fields are ignored, so that newer histories can be read; missing ones are errors."""
+    for number, line in enumerate(lines, 1):
+        try:
+            fields = json.loads(line)
+            event = Event(
+                **{name: fields[name] for name in ("t", "process", "kind", "op", "value", "node", "id")}
+            )
+        except (json.JSONDecodeError, KeyError, TypeError) as broken:
+            raise ValueError(f"line {number} is no event of a history: {broken!r}") from broken
+        if event.kind not in KINDS:
+            raise ValueError(f"line {number}: kind {event.kind!r} is none of {', '.join(KINDS)}")
+        yield event

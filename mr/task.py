@@ -142,7 +142,8 @@ def reopen_streams() -> None:
                 os.dup2(null, fd)
                 os.close(null)
         if stream is None or stream.closed:
-            setattr(sys, name, open(fd, "w", buffering=1, errors="backslashreplace", closefd=False))  # noqa: SIM115
+            again = open(fd, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115  stays open
+            setattr(sys, name, again)
 
 
 def describe(in_fd: int, out_fd: int) -> int:

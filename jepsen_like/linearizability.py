@@ -2,8 +2,8 @@
 
 An operation takes effect at one instant between its invocation and its return. `ok` operations must take effect
 and give their answer; `fail` ones never did; `info` ones (a timeout) may take effect at any time after they were
-invoked, or never. Sources: Wing & Gong, "Testing and verifying concurrent objects" (1993); Lowe, "Testing for linearizability"
-(2017): a configuration (set of operations done, state) that failed once is never entered again.
+invoked, or never. Sources: Wing & Gong, "Testing and verifying concurrent objects" (1993); Lowe, "Testing for
+linearizability" (2017): a configuration (set of operations done, state) that failed once is never entered again.
 
 Histories are checked per key: a history is linearizable if and only if each object's part is (Herlihy & Wing 1990).
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ def test_equal_seeds_give_equal_storms_and_groups_never_overlap(seed: int, durat
     steps = schedule(seed, KINDS, duration)
     assert steps == schedule(seed, KINDS, duration)
     net = sorted((s for s in steps if s.fault in {"cut", "ring"}), key=lambda s: s.at_s)
-    assert all(a.until_s <= b.at_s for a, b in zip(net, net[1:], strict=False))
+    assert all(a.until_s <= b.at_s for a, b in pairwise(net))
     assert all(s.at_s < duration for s in steps)
 
 

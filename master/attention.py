@@ -5,6 +5,7 @@ Nothing of it is replicated: a new leader starts with clean eyes. Times are the 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -94,11 +95,18 @@ class Attention:
     def served(self, jobs: set[str], now_s: float) -> None:
         """These jobs got a slot."""
         for job in jobs:
+            self._served.pop(job, None)  # so that those longest without a slot stand first
             self._served[job] = now_s
 
-    def starved(self, job: str, now_s: float) -> bool:
-        """Whether it has had no new slot for long (T13)."""
-        return now_s - self._served.get(job, now_s) > self._config.starved_s
+    def starved(self, job: str, now_s: float) -> float:
+        """Seconds without a new slot, if they are too many; else 0 (T13)."""
+        waited_s = now_s - self._served.get(job, now_s)
+        return waited_s if waited_s > self._config.starved_s else 0.0
+
+    def starving(self, now_s: float, most: int) -> list[str]:
+        """Up to `most` jobs without a new slot for too long, longest first."""
+        waiting = itertools.takewhile(lambda job: self.starved(job, now_s) > 0, self._served)
+        return list(itertools.islice(waiting, most))
 
     # -- attempts --
 

@@ -10,6 +10,8 @@ from master.sessions import Session
 from master.workers import ACTIVE
 from mr.rpc.table_pb2 import Command
 
+STARVING = 100  # jobs without a slot for long that a plan looks at before all others
+
 
 def plan(desk: Desk, before: list[Command]) -> list[Command]:
     """Assignments for the slots that are free once the commands before them are applied."""
@@ -24,7 +26,7 @@ def plan(desk: Desk, before: list[Command]) -> list[Command]:
         planned=lambda job: job.id in desk.plans,
         hosts=lambda task: _hosts(desk, task),
         starved=lambda job: desk.attention.starved(job, desk.now_s),
-        jobs=[*table.live.values(), *(table.jobs[name] for name in desk.cleanups)],
+        jobs=[table.jobs[name] for name in _in_turn(desk)],
         dealt_last=desk.dealt_last,
     )
     planned = planner.plan(table, desk.config, situation)
@@ -37,6 +39,12 @@ def plan(desk: Desk, before: list[Command]) -> list[Command]:
     if spare:
         chosen += desk.attention.backups(spare, desk.progress, desk.now_s)
     return [Command(assign=assignment) for assignment in chosen]
+
+
+def _in_turn(desk: Desk) -> dict[str, None]:
+    """Jobs that may have something to run: who starves first, then by age; ended ones to be cleaned up last."""
+    starving = (job for job in desk.attention.starving(desk.now_s, STARVING) if job in desk.table.live)
+    return dict.fromkeys([*starving, *desk.table.live, *desk.cleanups])
 
 
 def free_slots(desk: Desk, before: list[Command]) -> dict[str, int]:

@@ -33,7 +33,7 @@ class Situation:
     total_slots: int
     planned: Callable[[Job], bool]  # whether the job's split plan is at hand
     hosts: Hosts
-    starved: Callable[[str], bool]
+    starved: Callable[[str], float]  # seconds without a new slot, if too many
     jobs: Iterable[Job]  # that may have something to run, those longest without a slot first within a user
     dealt_last: str = ""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import sys
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -89,7 +90,7 @@ class Registry:
     ) -> Function:
         """Registers `call`. Raises JobFileError for a name in use or a signature that does not fit."""
         function = describe(kind, name, call, owner)
-        if (other := self.functions.get(name)) is not None:
+        if (other := self.functions.get(name)) is not None and not _redefined(other.call, call):
             raise JobFileError(
                 f'the name "{name}" is used twice: {other.kind} at {other.place} and {kind} at'
                 f" {function.place}; names are unique across mappers and reducers",
@@ -104,9 +105,13 @@ class Registry:
         known = self.functions.get(self._names.get(call, ""))
         if known is None:
             owner = owner_of(call)
-            added = self.add(kind, default_name(call), call.__func__ if owner else call, owner)  # type: ignore[attr-defined]  # a method
-            self._names[call] = added.name
-            return added.name
+            plain = call.__func__ if owner else call  # type: ignore[attr-defined]  # a bound method
+            known = self.functions.get(default_name(call))
+            if (
+                known is None or known.call is not plain
+            ):  # the method of another instance is the same function
+                known = self.add(kind, default_name(call), plain, owner)
+            self._names[call] = known.name
         if not _serves(known.kind, kind):
             raise JobFileError(f'"{known.name}" is a {known.kind}, used as a {kind}', where=known.place)
         return known.name
@@ -119,6 +124,14 @@ class Registry:
         known = ", ".join(sorted(n for n, f in self.functions.items() if _serves(f.kind, kind)))
         what = f"is a {function.kind}, not a {kind}" if function else "is not registered"
         raise TaskFailure(Cause.FUNCTION_NOT_FOUND, f'"{name}" {what}; known {kind}s: {known or "none"}')
+
+
+def _redefined(old: Callable[..., Any], new: Callable[..., Any]) -> bool:
+    """Whether a notebook's cell, or a line at the prompt, was run again: then the new function counts."""
+    if hasattr(sys.modules.get("__main__"), "__file__"):
+        return False
+    names = [(getattr(f, "__module__", ""), getattr(f, "__qualname__", "")) for f in (old, new)]
+    return names[0] == names[1] and names[0][0] == "__main__"
 
 
 def _serves(has: Kind, wanted: Kind) -> bool:

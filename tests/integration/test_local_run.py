@@ -246,6 +246,21 @@ def test_a_class_has_arguments_hooks_and_no_memory_between_attempts(write: Write
         assert done.counters["g:keys"] == 1
 
 
+class Count(mr.JobClass):
+    REDUCES = 2
+
+    def mapper(self, _, line):
+        yield from split(line)
+
+    def reducer(self, word, counts):
+        yield word, sum(counts)
+
+
+def test_a_job_class_runs_as_often_as_one_likes(lines: Path) -> None:
+    for _ in range(2):
+        assert parts(mr.local().run(Count, lines)) == reference(split, add, [lines], 2)
+
+
 def test_a_job_object_runs_without_a_file(lines: Path) -> None:
     job = mr.Job("direct", mr.step(split, add, reduces=2))
     assert parts(mr.local().run(job, [lines])) == reference(split, add, [lines], 2)

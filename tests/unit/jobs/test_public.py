@@ -37,6 +37,21 @@ sys.exit(", ".join(heavy) or 0)
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_at_a_prompt_a_function_may_be_defined_again() -> None:
+    again = """
+import mr
+for n in (1, 2):
+    @mr.mapper("m")
+    def m(line): return [(line, n)]
+assert mr.step(m).mapper == "m"
+@mr.reducer("m")
+def other(key, values): pass
+"""
+    done = subprocess.run([sys.executable, "-c", again], capture_output=True, text=True, check=False)
+    assert 'the name "m" is used twice: mapper at' in done.stderr
+    assert done.stderr.count("Traceback") == 1
+
+
 def test_outside_of_a_task_the_context_takes_what_it_is_told() -> None:
     ctx = mr.ctx()
     ctx.count("seen", 2)

@@ -12,7 +12,9 @@ import contextlib
 import io
 import logging
 import os
+import shutil
 import tempfile
+import weakref
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, Any, Protocol, overload
@@ -96,7 +98,8 @@ class Context:
     def temp_dir(self) -> Path:
         """A folder of this attempt alone, removed with it."""
         if self._scratch is None:
-            self._scratch = Path(tempfile.mkdtemp(prefix="mr-"))
+            self._scratch = Path(tempfile.mkdtemp(prefix="mr-ctx-"))
+            weakref.finalize(self, shutil.rmtree, self._scratch, ignore_errors=True)
         folder = self._scratch / "tmp"
         folder.mkdir(parents=True, exist_ok=True)
         return folder

@@ -91,7 +91,7 @@ class Local:
         are kept until the returned object is gone. `flags` are settings that win over the job's (`reduces=4`).
         Raises JobFailed, Usage, Rejected.
         """
-        scratch = Path(tempfile.mkdtemp(prefix="mr-"))
+        scratch = Path(tempfile.mkdtemp(prefix="mr-result-"))
         try:
             spec, code = _prepare(job, args, processes, py_files, files, flags, scratch)
             plan = plan_inputs(spec, inputs)

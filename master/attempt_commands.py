@@ -167,7 +167,7 @@ def _fail_live(
         job.reason = f"publishing: {causes.name(cause)} {failure.message[:300]}"  # retried for ever
         return [*events, *idle]
     count = tasks.user_failures if user else tasks.other_failures
-    if cause not in causes.HARMLESS or cause == job_pb2.STALE_INPUTS:
+    if cause not in causes.HARMLESS:
         count[key.index] = min(65535, count[key.index] + 1)
     if key.kind == CLEANUP:
         if count[key.index] >= CLEANUP_TRIES:

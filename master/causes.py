@@ -1,33 +1,23 @@
 """What a cause of failure means for the task table: part of `apply`, so equal on every replica.
 
-`mr.errors.CAUSES` tells people whose fault a cause is; a test holds that both agree.
+Whose fault a cause is, `mr.causes` says, and nobody else; a release that changes it there changes the table.
 """
 
 from __future__ import annotations
 
+from mr.causes import CAUSES
 from mr.rpc import job_pb2 as pb
 
 # The user's code or data: eats `max_attempts` (T6).
-USER = frozenset(
-    {
-        pb.USER_EXCEPTION,
-        pb.USER_EXIT,
-        pb.NATIVE_SIGNAL,
-        pb.OUT_OF_MEMORY,
-        pb.TASK_TIMEOUT,
-        pb.TOO_MANY_BAD_RECORDS,
-        pb.BAD_RECORD_FORMAT,
-        pb.BAD_TYPE,
-    }
-)
+USER = frozenset(int(cause) for cause, info in CAUSES.items() if info.user)
 # No other worker can do better: the job fails at once.
-FATAL = frozenset({pb.INPUT_CHANGED, pb.FUNCTION_NOT_FOUND, pb.JOB_FILE_ERROR, pb.OUTPUT_EXISTS})
+FATAL = frozenset(int(cause) for cause, info in CAUSES.items() if info.fatal and not info.agree)
 # Perhaps only this worker is blind: the job fails when a second worker agrees, or when there is no second.
-FATAL_WHEN_AGREED = frozenset({pb.INPUT_MISSING, pb.INPUT_UNREADABLE, pb.OUTPUT_UNWRITABLE})
+FATAL_WHEN_AGREED = frozenset(int(cause) for cause, info in CAUSES.items() if info.fatal and info.agree)
 # This worker can't run this job; the job fails when no worker is left.
-EXCLUDES_WORKER = frozenset({pb.MODULE_NOT_FOUND, pb.PYTHON_MISMATCH, pb.PATH_NOT_SHARED})
-# Nobody's fault: our own scheduling.
-HARMLESS = frozenset({pb.LEASE_REVOKED, pb.WORKER_DRAINED, pb.BACKUP_LOST, pb.STALE_INPUTS})
+EXCLUDES_WORKER = frozenset(int(cause) for cause, info in CAUSES.items() if info.excludes_worker)
+# Nobody's fault, our own scheduling: not even counted.
+HARMLESS = frozenset({int(pb.LEASE_REVOKED), int(pb.WORKER_DRAINED), int(pb.BACKUP_LOST)})
 
 # How a lost map output is named in `reruns`.
 RERUN_REASONS: dict[int, str] = {

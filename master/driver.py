@@ -98,6 +98,8 @@ class Driver:
             # A jump of the wall clock within one term does no harm: it is read once, at the election (FC21).
             self._wall_offset_ms = time.time_ns() // 1_000_000 - _monotonic_ms()
             log.info("leading in term %d", leadership.term)
+            if self.leader:  # elected anew without hearing of the end: sessions belong to one term of office
+                self._links.close_all()
             self._take_office()
         elif not leadership.mine and self.leader:
             log.info("no longer leading; %s leads term %d", leadership.leader or "nobody", leadership.term)

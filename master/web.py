@@ -68,6 +68,7 @@ class Web:
                 web.get("/metrics", self._metrics),
                 web.get("/healthz", self._healthz),
                 web.get("/readyz", self._readyz),
+                web.get("/v1/openapi.json", self._v1_openapi),
                 web.get("/v1/jobs", self._v1_jobs),
                 web.get("/v1/jobs/{job}", self._v1_job),
                 web.get("/v1/jobs/{job}/tasks", self._v1_tasks),
@@ -202,6 +203,9 @@ class Web:
         return web.Response(
             text="ok\n" if ready else "no leader, or not caught up\n", status=200 if ready else 503
         )
+
+    async def _v1_openapi(self, _: web.Request) -> web.StreamResponse:
+        return web.FileResponse(_HERE / "static" / "openapi.json")
 
     async def _v1_jobs(self, request: web.Request) -> web.Response:
         jobs = await self._reader.jobs(limit=_number(request, "limit") or 100)

@@ -123,6 +123,15 @@ async def test_nothing_of_an_old_term_reaches_a_new_leader() -> None:
     assert type(leader.told[-1]) is le.Deposed
 
 
+async def test_a_new_term_of_the_same_master_begins_with_fresh_sessions() -> None:
+    driver, leader, _, lines = rig({})
+    lead(driver, 3)
+    lead(driver, 3)
+    assert (lines.all_closed, [type(event) for event in leader.told]) == (0, [le.Elected])
+    lead(driver, 5)
+    assert (lines.all_closed, driver.term) == (1, 5)
+
+
 async def test_orders_bear_the_term_and_plans_come_back() -> None:
     order = pb.Order(index=9, forget=pb.ForgetJob(job="j"))
     driver, leader, _, lines = rig(

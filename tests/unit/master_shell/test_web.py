@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from typing import Any
 
@@ -110,6 +111,20 @@ async def test_another_site_cannot_read_through_a_browser(busy: Town) -> None:
 )
 async def test_wrong_addresses_are_answered_as_such(busy: Town, path: str, status: int) -> None:
     assert (await get(busy, "a", path))[0] == status
+
+
+async def test_the_rest_view_is_what_its_description_says(busy: Town) -> None:
+    _, text = await get(busy, "b", "/v1/openapi.json")
+    described = json.loads(text)["paths"]
+    for path, methods in described.items():
+        assert set(methods) == {"get"}, "nothing here changes anything"
+        status, text = await get(busy, "b", path.replace("{job}", "wc-1"))
+        assert status == 200, path
+        schema = methods["get"]["responses"]["200"]["content"]["application/json"]["schema"]
+        answer = json.loads(text)
+        assert isinstance(answer, list) == (schema["type"] == "array"), path
+        if isinstance(answer, dict):
+            assert answer["live"] is True, path
 
 
 async def test_metrics_have_the_agreed_names_and_no_label_that_grows(busy: Town) -> None:

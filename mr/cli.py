@@ -46,7 +46,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "logs": ("mr.commands.watch", "Show what the functions of a job printed."),
         "results": ("mr.commands.watch", "Print the output of a finished job."),
         "cancel": ("mr.commands.control", "End a job."),
-        "retry": ("mr.commands.control", "Start a failed job again from its last good step."),
+        "retry": ("mr.commands.control", "Try a failed or cancelled job again, as a new job."),
     },
     "Cluster": {
         "workers": ("mr.commands.workers", "List workers."),

@@ -41,9 +41,10 @@ class OutputError(TaskFailure):
 # --- staging ---
 
 
-def prepare_staging(spec: JobSpec) -> None:
+def prepare_staging(spec: JobSpec, *, nonce: str = "") -> None:
     """Check the output and make the staging place; fills `spec.output.path`, `spec.staging` and `spec.nonce`.
 
+    `nonce` is given for another try of a job, whose spec names it already.
     Repeated for the same job id it finds what it made. Raises OutputError: OUTPUT_EXISTS for anything but an
     absent or empty directory (or any directory, when the job overwrites), OUTPUT_UNWRITABLE.
     """
@@ -60,19 +61,19 @@ def prepare_staging(spec: JobSpec) -> None:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         (staging / _ATTEMPTS).mkdir(parents=True, exist_ok=True)
-        nonce = _nonce(staging)
+        nonce = _nonce(staging, nonce)
         _sync_directory(out.parent)
     except OSError as error:
         raise OutputError(Cause.OUTPUT_UNWRITABLE, f"can't write beside {out}: {error.strerror}") from error
     spec.output.path, spec.staging, spec.nonce = str(out), str(staging), nonce
 
 
-def _nonce(staging: Path) -> str:
+def _nonce(staging: Path, wanted: str) -> str:
     path = staging / _NONCE
     try:
         return path.read_text("ascii")
     except FileNotFoundError:
-        nonce = secrets.token_hex(16)
+        nonce = wanted or secrets.token_hex(16)
         aside = path.with_name(f"nonce-{nonce}")
         _write_synced(aside, nonce.encode())
         os.replace(aside, path)

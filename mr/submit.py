@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mr.calls import Masters
+from mr.calls import Masters, request_id
 from mr.errors import NotFound, Rejected, TaskFailure, Usage, before_submit
 
 if TYPE_CHECKING:
@@ -113,6 +113,37 @@ def send(masters: Masters, prepared: Prepared) -> SubmitReply:
         output.cleanup(spec)  # definite: nobody will ever run it
         raise
     return reply
+
+
+def retry(masters: Masters, status: JobStatus, known: Sequence[str]) -> SubmitReply:
+    """Tries a failed or cancelled job again, as a new job with a staging place of its own.
+
+    The masters choose its id, the next free `<id>-rN`; the place is made for it before, because a worker may look
+    for it at once. `known` are the ids that begin like the job's. Raises Rejected, Usage.
+    """
+    from mr.rpc.cluster_pb2 import RetryRequest
+
+    base = re.sub(r"-r[0-9]+$", "", status.id)
+    number = next(n for n in range(1, len(known) + 2) if f"{base}-r{n}" not in known)
+    _stage_again(status.spec, f"{base}-r{number}")
+    reply: SubmitReply = masters.call("Retry", RetryRequest(job=status.id, request_id=request_id()))
+    if reply.job != f"{base}-r{number}":  # somebody else was quicker
+        _stage_again(status.spec, reply.job)
+    return reply
+
+
+def _stage_again(old: JobSpec, job_id: str) -> None:
+    """The staging place of another try: its own folder, the same nonce, which the job's spec names."""
+    from mr import output
+    from mr.rpc.job_pb2 import JobSpec
+
+    spec = JobSpec()
+    spec.CopyFrom(old)
+    spec.job_id = job_id
+    try:
+        output.prepare_staging(spec, nonce=old.nonce)
+    except TaskFailure as failure:
+        raise before_submit(failure) from None
 
 
 def put_blob(masters: Masters, data: bytes) -> bytes:

@@ -31,14 +31,15 @@ def cancel(session: Session, *, id: str, reason: str) -> int:
 @flags.formatted
 @flags.common
 def retry(session: Session, *, id: str) -> int:
-    """Starts a failed or cancelled job again; what it had completed and still has is not done again."""
-    from mr.calls import request_id
-    from mr.rpc.cluster_pb2 import RetryRequest
+    """Tries a failed or cancelled job again, as a new job with the same code, inputs and output."""
+    from mr import submit
 
     with session.connect() as client:
-        handle = client.attach(id)
-        reply = client.calls.call("Retry", RetryRequest(job=handle.id, request_id=request_id()))
-        status = client.attach(reply.job).status()
+        old = client.attach(id).status()
+        if outcome.state_name(old) not in {"FAILED", "CANCELLED"}:
+            raise Rejected(f"{old.id} has neither failed nor been cancelled")
+        known = [job.id for job in client.jobs(prefix=old.id.partition("-r")[0], limit=1000)]
+        status = client.attach(submit.retry(client.calls, old, known).job).status()
     state = outcome.state_name(status)
     render.one(status, lambda s: {"id": s.id, "state": state}, session.form, lambda s: f"{s.id} {state}")
     return 0

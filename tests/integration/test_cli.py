@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -11,11 +12,13 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from unittest import mock
 
 import pytest
 
 import mr
+from mr import cli
 from mr.cluster import Cluster
 
 pytestmark = pytest.mark.timeout(120)
@@ -70,11 +73,19 @@ def cluster() -> Iterator[Cluster]:
         yield one
 
 
+class Told(NamedTuple):
+    """What a command answered."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
 class Shell:
     """A folder with job files and input, and `mr` in it."""
 
-    def __init__(self, folder: Path, env: dict[str, str]) -> None:
-        self.folder, self.env = folder, env
+    def __init__(self, folder: Path, env: dict[str, str], captured: pytest.CaptureFixture[str]) -> None:
+        self.folder, self.env, self.captured = folder, env, captured
         for name, text in (("wc", WORDCOUNT), ("slow", SLOW), ("broken", BROKEN), ("few", WITH_ARGS)):
             (folder / f"{name}.py").write_text(text)
         (folder / "text").mkdir()
@@ -86,21 +97,21 @@ class Shell:
     def argv(self, *words: str) -> list[str]:
         return [sys.executable, "-P", "-m", "mr.cli", *words]
 
-    def mr(self, *words: str, code: int | None = 0, **env: str) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            self.argv(*words),
-            cwd=self.folder,
-            env={**self.env, **env},
-            capture_output=True,
-            text=True,
-            timeout=90,
-            check=False,
+    def mr(self, *words: str, code: int | None = 0, **env: str) -> Told:
+        """Runs `mr` in this process: the same as its console script, without an interpreter's start each time."""
+        self.captured.readouterr()
+        with (
+            contextlib.chdir(self.folder),
+            mock.patch.dict(os.environ, {**self.env, **env}, clear=True),
+            pytest.raises(SystemExit) as ended,
+        ):
+            cli.main(words)
+        told = Told(int(ended.value.code or 0), *self.captured.readouterr())
+        assert "Traceback (most recent call last)" not in told.stderr or "  traceback" in told.stderr, (
+            told.stderr
         )
-        assert "Traceback (most recent call last)" not in done.stderr or "  traceback" in done.stderr, (
-            done.stderr
-        )
-        assert code is None or done.returncode == code, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
-        return done
+        assert code is None or told.returncode == code, told
+        return told
 
     def json(self, *words: str, code: int = 0) -> Any:
         return json.loads(self.mr(*words, "--json", code=code).stdout)
@@ -118,8 +129,8 @@ class Shell:
 
 
 @pytest.fixture
-def shell(cluster: Cluster, tmp_path: Path) -> Shell:
-    return Shell(tmp_path, cluster.env())
+def shell(cluster: Cluster, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Shell:
+    return Shell(tmp_path, cluster.env(), capfd)
 
 
 def parts(folder: Path) -> list[bytes]:
@@ -350,6 +361,45 @@ def test_a_worker_is_drained_and_taken_back(shell: Shell) -> None:
     assert shell.json("workers")[1]["reason"] == "odd"
     assert shell.json("worker", "include", "w2")["state"] == "active"
     shell.mr("worker", "drain", "w9", code=6)
+
+
+def test_a_job_that_waits_says_for_what(shell: Shell) -> None:
+    """L8: `mr explain` answers with one cause; the job goes on when the cause is gone."""
+    for worker in ("w1", "w2"):
+        shell.mr("worker", "drain", worker)
+    shell.mr("submit", "wc.py", "text", "-o", "out", "--id", "waiting", "--detach")
+    answer = shell.json("explain", "waiting")
+    assert answer["cause"] == "NO_WORKERS"
+    assert "w1 is draining" in " ".join(answer["details"])
+    told = shell.mr("plan", "wc.py", "text", code=5).stderr
+    assert "no worker could take a task" in told
+    for worker in ("w1", "w2"):
+        shell.mr("worker", "undrain", worker)
+    shell.mr("wait", "waiting")
+
+
+def test_what_a_task_printed(shell: Shell) -> None:
+    (shell.folder / "talks.py").write_text("def mapper(line):\n    print('saw', line)\n    yield line, 1\n")
+    shell.mr("submit", "talks.py", "numbers.txt", "-o", "out", "--id", "talks", "-q")
+    assert "saw 3x" in shell.mr("logs", "talks", "--task", "m-0").stdout
+    [first, *_] = [
+        json.loads(line) for line in shell.mr("logs", "talks", "--task", "m-0", "--json").stdout.splitlines()
+    ]
+    assert (first["task"], first["attempt"]) == ("m-0", 1)
+    assert first["worker"] in {"w1", "w2"}
+
+
+def test_a_failed_job_is_tried_again(shell: Shell) -> None:
+    """S2-17: `mr retry`, once what was wrong is put right outside the job."""
+    switch = shell.folder / "ready"
+    (shell.folder / "needs.py").write_text(
+        f"import pathlib\ndef mapper(line):\n    assert pathlib.Path({str(switch)!r}).exists()\n    yield line, 1\n"
+    )
+    shell.mr("submit", "needs.py", "numbers.txt", "-o", "out", "--id", "needs", "-q", code=1)
+    switch.touch()
+    again = shell.json("retry", "needs")
+    assert shell.json("wait", again["id"])["state"] == "SUCCEEDED"
+    shell.mr("retry", again["id"], code=5)
 
 
 def test_the_client_in_python(shell: Shell, cluster: Cluster) -> None:

@@ -159,3 +159,13 @@ def test_a_kept_home_is_the_same_cluster(tmp_path: Path) -> None:
         assert client.attach("kept").state == "SUCCEEDED"
     with pytest.raises(Usage, match="holds a cluster of 1 masters"):
         Cluster.spawn(masters=3, workers=1, home=tmp_path / "home")
+
+
+def test_a_cluster_for_one_job(tmp_path: Path) -> None:
+    """S3-10: `mr submit --with-cluster`; nothing of it stays."""
+    (tmp_path / "wc.py").write_text("def mapper(line):\n    yield line, 1\n")
+    (tmp_path / "in.txt").write_text("one\n")
+    argv = [sys.executable, "-P", "-m", "mr.cli", "submit", "wc.py", "in.txt", "--stdout", "--with-cluster"]
+    done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=100)
+    assert (done.returncode, done.stdout) == (0, "one\t1\n"), done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.txt", "wc.py"]

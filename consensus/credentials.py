@@ -7,7 +7,10 @@ of the address.
 
 from __future__ import annotations
 
+import ipaddress
+import logging
 import os
+import socket
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,9 +18,11 @@ import grpc
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
-from consensus.config import Tls
+from consensus.config import ReplicaConfig, Tls
 from consensus.handshake import Refused
 from consensus.replica import RefusedToStart
+
+log = logging.getLogger("mr.consensus")
 
 
 def server_credentials(tls: Tls) -> grpc.ServerCredentials:
@@ -76,3 +81,20 @@ def _stamps(tls: Tls) -> tuple[Any, ...]:
     except OSError:
         return ()
     return tuple((s.st_mtime_ns, s.st_ino, s.st_size) for s in stats)
+
+
+def only_loopback(config: ReplicaConfig) -> None:
+    """Plaintext proves nothing about a peer, so it may not leave this host. Raises RefusedToStart."""
+    for address in (config.listen, *config.peers.values()):
+        host = address.rpartition(":")[0].strip("[]")
+        try:
+            # No host means every address of this one.
+            found = {info[4][0] for info in socket.getaddrinfo(host or "::", None)}
+        except OSError as error:
+            raise RefusedToStart(f"cannot resolve {host}: {error}") from error
+        if not all(ipaddress.ip_address(str(one).partition("%")[0]).is_loopback for one in found):
+            raise RefusedToStart(
+                f"{address} is not on loopback, and --insecure is for loopback only;"
+                " make certificates with: mr tls init"
+            )
+    log.warning("the masters of this cluster talk in plaintext: anyone on this host can take part")

@@ -23,8 +23,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from consensus.journal import Journal, RocksStore, damaged
+from consensus.journal import Journal, damaged
 from consensus.replica import RefusedToStart
+from consensus.rocks import RocksStore
 from consensus.snapshots import SnapshotStore, sync_directory
 
 FORMAT = 1

@@ -1,21 +1,14 @@
-"""The Raft log, term and vote on disk. The only file that names RocksDB's binding.
+"""The Raft log, term and vote as rules: what changes, in which order, and what of it is on disk. Pure.
 
 The law: what was once reported durable is there after any crash, or the member refuses to start; it never
-comes back with less and votes. Three things carry it.
+comes back with less and votes.
 
-`Journal` is pure rules over memory: pysyncobj's journal methods change the list of entries and describe the
-change in one open `Batch`. Nothing here waits for a disk. Who must wait (an acknowledgement, a vote, the
-leader counting itself) compares `durable` with the value that `written` had when the promise was made.
+`Journal` is what pysyncobj sees: its methods change the list of entries in memory and describe the change in
+one open `Batch`. Nothing here waits for a disk. Who must wait (an acknowledgement, a vote, the leader
+counting itself) compares `durable` with the value that `written` had when the promise was made.
 
-`Store` is the seam to a disk: batches become durable atomically and in order, each by its ticket.
-`RocksStore` writes them on a thread of its own, as many at a time as have gathered (group commit). It syncs
-with `flush_wal(True)` and not with `write(sync=True)`: the latter holds the interpreter's lock through the
-fsync, so that a slow disk would stop the heartbeats too.
-
-RocksDB forgives a log whose tail is missing, because it cannot know that the tail had been synced. The
-watermark, a small file of its own synced at most once a second, knows: a log that ends before it was cut by
-something other than a crash. What vanishes beyond the watermark is outside the model (one second of a disk
-that lies about fsync).
+`Store` is the seam to a disk, which `consensus/rocks.py` is in a process and the simulation has its own of:
+batches become durable atomically and in order, each by its ticket.
 
 The caller owes: one thread for everything but `durable`; a `flush` whenever a turn of its loop ends.
 """
@@ -23,29 +16,19 @@ The caller owes: one thread for everything but `durable`; a `flush` whenever a t
 from __future__ import annotations
 
 import errno
-import logging
 import os
-import queue
-import struct
-import threading
-import time
-import zlib
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Protocol, overload
 
-from rocksdict import DBRecoveryMode, Options, Rdict, WriteBatch, WriteOptions
-
 from consensus.replica import RefusedToStart
-
-log = logging.getLogger("mr.consensus")
 
 Entry = tuple[bytes, int, int]
 """(command, index, term), in pysyncobj's order."""
 
 EXIT_DISK_FULL = 75  # EX_TEMPFAIL: start again when there is room
+_DISK_FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
 
 
 class JournalFailed(Exception):
@@ -54,6 +37,18 @@ class JournalFailed(Exception):
     def __init__(self, message: str, exit_code: int = 1) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+def disk_failed(error: Exception, what: str = "") -> JournalFailed:
+    """What a failed write means for the process. A full disk is told by text: RocksDB gives nothing else."""
+    full = is_full(error)
+    reason = "the disk is full" if full else "the disk failed"
+    return JournalFailed(f"{reason}: {what}{error}", EXIT_DISK_FULL if full else 1)
+
+
+def is_full(error: Exception) -> bool:
+    """Whether there was no room."""
+    return any(text in str(error) for text in _DISK_FULL)
 
 
 @dataclass(slots=True)
@@ -319,278 +314,3 @@ def damaged(what: str, detail: str) -> RefusedToStart:
         " acknowledged entry or a vote could make the cluster lose one. Move its data directory away"
         " and start it with --replace: it comes back empty, as a non-voter, and is brought up to date."
     )
-
-
-# On disk ------------------------------------------------------------------
-
-_KEY = struct.Struct(">cQ")
-_RECORD = struct.Struct("<IQ")  # checksum of key and rest, term
-_HARD = struct.Struct("<IQQ?")  # checksum of the rest, term, commit, voter; then the vote
-_FIRST, _PAST = _KEY.pack(b"e", 0), _KEY.pack(b"f", 0)
-_HARD_KEY = b"h"
-_WATERMARK = struct.Struct("<QQQQ")  # sequence, current term, last index, its term; then their checksum
-_SLOT = 512  # a slot never spans two sectors, and the two are written in turn
-_WATERMARK_EVERY_S = 1.0
-_DISK_FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
-
-
-def _record(entry: Entry) -> tuple[bytes, bytes]:
-    command, index, term = entry
-    key = _KEY.pack(b"e", index)
-    rest = _RECORD.pack(0, term)[4:] + command
-    return key, struct.pack("<I", zlib.crc32(rest, zlib.crc32(key))) + rest
-
-
-def _read_record(key: bytes, value: bytes) -> Entry:
-    checksum, term = _RECORD.unpack_from(value)
-    if zlib.crc32(memoryview(value)[4:], zlib.crc32(key)) != checksum:
-        raise ValueError("wrong checksum")
-    return value[_RECORD.size :], _KEY.unpack(key)[1], term
-
-
-def _hard_record(hard: Hard) -> bytes:
-    rest = _HARD.pack(0, hard.term, hard.commit, hard.voter)[4:] + (
-        b"" if hard.vote is None else b"=" + hard.vote.encode()
-    )
-    return struct.pack("<I", zlib.crc32(rest)) + rest
-
-
-def _read_hard(value: bytes) -> Hard:
-    checksum, term, commit, voter = _HARD.unpack_from(value)
-    if zlib.crc32(value[4:]) != checksum:
-        raise ValueError("wrong checksum")
-    vote = value[_HARD.size :]
-    return Hard(term, vote[1:].decode() if vote else None, commit, voter)
-
-
-class RocksStore:
-    """A store in RocksDB under `directory`. `create` makes an empty one; else a missing one is damage."""
-
-    def __init__(self, directory: Path, *, create: bool) -> None:
-        self.durable = 0
-        self.failed: JournalFailed | None = None
-        self.on_durable: Callable[[], None] = lambda: None
-        self.sync_s = 0.0
-        self._directory = directory
-        self._db = self._open(create)
-        self._watermark = _Watermark(directory / "watermark", create=create)
-        self._no_sync = WriteOptions()
-        self._queue: queue.SimpleQueue[tuple[Batch, int] | None] = queue.SimpleQueue()
-        self._changed = threading.Condition()
-        self._ends = (0, 0, 0)  # current term, last index and its term, of what was written
-        self._thread = threading.Thread(target=self._run, name="journal-sync", daemon=True)
-
-    def load(self) -> Loaded:
-        """What is on disk. Raises RefusedToStart when that is less than was once synced, or altered."""
-        try:
-            entries, value = self._read()
-            hard = Hard() if value is None else _read_hard(value)
-        except (ValueError, struct.error) as error:
-            raise damaged("log", str(error)) from error
-        except Exception as error:
-            raise damaged("log", f"RocksDB says: {error}") from error
-        self._watermark.check(hard, entries)
-        last = entries[-1] if entries else (b"", 0, 0)
-        self._ends = (hard.term, last[1], last[2])
-        self._thread.start()
-        return Loaded(hard, entries)
-
-    def write(self, batch: Batch, ticket: int) -> None:
-        """Takes a batch. Never blocks."""
-        self._queue.put((batch, ticket))
-
-    def wait(self, ticket: int) -> None:
-        """Blocks until `ticket` is durable. Raises JournalFailed."""
-        with self._changed:
-            self._changed.wait_for(lambda: self.durable >= ticket or self.failed is not None)
-        if self.durable < ticket:
-            assert self.failed is not None
-            raise self.failed
-
-    def close(self) -> None:
-        """Writes what was taken, if it can, and lets the files go. Idempotent."""
-        if self._thread.is_alive():
-            self._queue.put(None)
-            self._thread.join()
-        self._watermark.close()
-        self._db.close()
-
-    def _open(self, create: bool) -> Rdict:
-        options = Options(raw_mode=True)
-        # Never by itself: a store whose CURRENT was deleted must not be taken for an empty one (FC20).
-        options.create_if_missing(create)
-        options.set_error_if_exists(create)
-        options.set_paranoid_checks(True)
-        options.set_wal_recovery_mode(DBRecoveryMode.tolerate_corrupted_tail_records())
-        options.set_write_buffer_size(64 << 20)
-        options.set_max_write_buffer_number(4)
-        options.set_keep_log_file_num(4)
-        try:
-            return Rdict(str(self._directory / "rocks"), options=options)
-        except Exception as error:
-            if is_full(error):
-                raise RefusedToStart(f"no room for the log: {error}", EXIT_DISK_FULL) from error
-            raise damaged("log", f"RocksDB says: {error}") from error
-
-    def _read(self) -> tuple[list[Entry], bytes | None]:
-        entries: list[Entry] = []
-        for key, value in self._db.items(from_key=_FIRST):
-            assert isinstance(key, bytes)  # the database is opened raw
-            assert isinstance(value, bytes)
-            if key[:1] != b"e":
-                break
-            try:
-                entry = _read_record(key, value)
-            except (ValueError, struct.error) as error:
-                raise ValueError(f"entry {_KEY.unpack(key)[1]} has a {error}") from error
-            if entries and entry[1] != entries[-1][1] + 1:
-                raise ValueError(f"entry {entry[1]} follows {entries[-1][1]}")
-            entries.append(entry)
-        return entries, self._db.get(_HARD_KEY)
-
-    def _run(self) -> None:
-        while True:
-            try:
-                item = self._queue.get(timeout=self._watermark.due_s())
-            except queue.Empty:
-                if not self._guarded(self._watermark.write):
-                    return
-                continue
-            batches = [item]
-            while not self._queue.empty():
-                batches.append(self._queue.get())
-            taken = [entry for entry in batches if entry is not None]
-            if not self._guarded(lambda: self._commit(taken)):  # noqa: B023 - called at once
-                return
-            if len(taken) < len(batches):
-                self._guarded(self._watermark.write)
-                return
-
-    def _guarded(self, work: Callable[[], None]) -> bool:
-        """Runs `work`. An error is for ever: after a failed fsync nobody knows what is on disk."""
-        try:
-            work()
-        except Exception as error:
-            full = is_full(error)
-            reason = "the disk is full" if full else "the disk failed"
-            with self._changed:
-                self.failed = JournalFailed(f"{reason}: {error}", EXIT_DISK_FULL if full else 1)
-                self._changed.notify_all()
-            self.on_durable()
-            return False
-        return True
-
-    def _commit(self, batches: list[tuple[Batch, int]]) -> None:
-        if not batches:
-            return
-        for batch, _ in batches:
-            self._put(batch)
-        started = time.monotonic()
-        self._db.flush_wal(True)
-        self.sync_s += (time.monotonic() - started - self.sync_s) / 8
-        with self._changed:
-            self.durable = batches[-1][1]
-            self._changed.notify_all()
-        self.on_durable()
-        self._watermark.advance(*self._ends)
-
-    def _put(self, batch: Batch) -> None:
-        term, last, last_term = self._ends
-        change = WriteBatch(raw_mode=True)
-        if batch.keep_from is not None:
-            change.delete_range(_FIRST, _KEY.pack(b"e", batch.keep_from))
-        if batch.keep_to is not None:
-            change.delete_range(_KEY.pack(b"e", batch.keep_to + 1), _PAST)
-            if batch.keep_to < last:
-                # First the watermark: a crash in between leaves a log that is longer than it must be.
-                self._watermark.lower(batch.keep_to)
-                last, last_term = batch.keep_to, 0
-        for entry in batch.entries:
-            change.put(*_record(entry))
-        if batch.entries:
-            _, last, last_term = batch.entries[-1]
-        if batch.hard is not None:
-            change.put(_HARD_KEY, _hard_record(batch.hard))
-            term = batch.hard.term
-        self._db.write(change, self._no_sync)
-        self._ends = term, last, last_term
-
-
-class _Watermark:
-    """The last index, its term and the current term that were once durable; two slots, written in turn."""
-
-    def __init__(self, path: Path, *, create: bool) -> None:
-        try:
-            flags = os.O_RDWR | os.O_DSYNC | (os.O_CREAT if create else 0)
-            self._file = os.open(path, flags, 0o600)
-        except FileNotFoundError:
-            raise damaged("log", f"{path} is missing") from None
-        self._sequence, self._term, self._last, self._last_term = self._read(path, create)
-        self._written_at = time.monotonic()
-        self._dirty = False
-        if create:
-            self.write()
-
-    def check(self, hard: Hard, entries: list[Entry]) -> None:
-        """Raises RefusedToStart when less is there than was durable."""
-        last = entries[-1][1] if entries else 0
-        if hard.term < self._term:
-            raise damaged("vote", f"term {self._term} was on disk, and now it is {hard.term}")
-        if last < self._last:
-            raise damaged("log", f"it reached entry {self._last}, and now it ends at {last}")
-        if self._last and self._last_term and entries and entries[0][1] <= self._last:
-            term = entries[self._last - entries[0][1]][2]
-            if term != self._last_term:
-                raise damaged(
-                    "log", f"entry {self._last} was of term {self._last_term}, and now it is of {term}"
-                )
-
-    def due_s(self) -> float | None:
-        """Seconds until the file should be written; None while it is up to date."""
-        return max(0.0, self._written_at + _WATERMARK_EVERY_S - time.monotonic()) if self._dirty else None
-
-    def advance(self, term: int, last: int, last_term: int) -> None:
-        """What is durable now; on disk within a second."""
-        if (term, last, last_term) != (self._term, self._last, self._last_term):
-            self._term, self._last, self._last_term = term, last, last_term
-            self._dirty = True
-        if self._dirty and time.monotonic() >= self._written_at + _WATERMARK_EVERY_S:
-            self.write()
-
-    def lower(self, last: int) -> None:
-        """The log is about to be cut: durable before this returns."""
-        if last < self._last:
-            self._last, self._last_term = last, 0
-            self.write()
-
-    def write(self) -> None:
-        """Writes the older of the two slots."""
-        self._sequence += 1
-        content = _WATERMARK.pack(self._sequence, self._term, self._last, self._last_term)
-        os.pwrite(self._file, content + struct.pack("<I", zlib.crc32(content)), self._sequence % 2 * _SLOT)
-        self._written_at = time.monotonic()
-        self._dirty = False
-
-    def close(self) -> None:
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
-
-    def _read(self, path: Path, create: bool) -> tuple[int, int, int, int]:
-        found = []
-        for slot in (0, 1):
-            content = os.pread(self._file, _WATERMARK.size + 4, slot * _SLOT)
-            if len(content) == _WATERMARK.size + 4 and zlib.crc32(content[:-4]) == int.from_bytes(
-                content[-4:], "little"
-            ):
-                found.append(_WATERMARK.unpack_from(content))
-        if found:
-            return max(found)
-        if not create:
-            raise damaged("log", f"{path} cannot be read")
-        return 0, 0, 0, 0
-
-
-def is_full(error: Exception) -> bool:
-    """Whether there was no room: by text, as RocksDB gives nothing else."""
-    return any(text in str(error) for text in _DISK_FULL)

@@ -13,12 +13,9 @@ behind more than one.
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import os
-import queue
 import secrets
-import socket
 import threading
 import time
 from collections import deque
@@ -28,11 +25,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import grpc
-from tenacity import RetryError, Retrying, retry_if_exception_type, stop_when_event_set, wait_random
 
 from consensus.config import ReplicaConfig
-from consensus.credentials import channel_credentials, peer_certificate, server_credentials
+from consensus.credentials import channel_credentials, only_loopback, peer_certificate, server_credentials
 from consensus.handshake import Hello, Refused, check, members_digest, read
+from consensus.outbound import LINK, Outbound
 from consensus.replica import RefusedToStart
 from consensus.rpc import raft_pb2 as pb
 
@@ -40,12 +37,9 @@ log = logging.getLogger("mr.consensus")
 
 FRAME_BYTES = 16 << 20
 """The largest frame that is read."""
-_QUEUE_BYTES = 64 << 20  # not yet on the wire, for one peer
-_BULK_BYTES = 2 << 20  # of them, pieces of a snapshot
 _INBOX_BYTES = 64 << 20  # of one peer, not yet taken by `poll`
 _FULL_INBOX_S = 0.01
-_RECONNECT_S = (0.05, 0.2)
-_SERVICE = "mr.raft.Raft"
+_IDENTIFY = "/mr.raft.Raft/Identify"
 
 _COMMON_OPTIONS = (
     ("grpc.max_receive_message_length", FRAME_BYTES),
@@ -139,18 +133,20 @@ class GrpcLink:
         self._inbox: deque[tuple[Any, ...]] = deque()
         self._admitting = threading.Lock()
         self._inbound: dict[str, _Inbound] = {}
-        self._outbound: dict[str, _Outbound] = {}
+        self._outbound: dict[str, Outbound] = {}
         self._lives: dict[str, int] = {}  # of the peers that are up; poll's thread only
         self._refused = ""
         self._pipe = _Pipe()
         if config.tls is None:
-            _only_loopback(config)
+            only_loopback(config)
         self._server, self.address = self._listen()
 
     def open(self, cluster_id: str) -> None:
         """Exchanges frames with the other members of `cluster_id` from now on."""
         hello = replace(self._hello, cluster_id=cluster_id)
-        self._outbound = {peer: _Outbound(self, peer, hello) for peer in self._config.others}
+        self._outbound = {
+            peer: Outbound(peer, hello, self.connect, self.post) for peer in self._config.others
+        }
         self._hello = hello  # from here on streams are let in
         for outbound in self._outbound.values():
             outbound.start()
@@ -163,7 +159,7 @@ class GrpcLink:
         """What `peer` knows of itself; blocks. Raises grpc.RpcError."""
         with self.connect(peer) as channel:
             call = channel.unary_unary(
-                f"/{_SERVICE}/Identify",
+                _IDENTIFY,
                 request_serializer=pb.Identification.SerializeToString,
                 response_deserializer=pb.Identification.FromString,
             )
@@ -228,7 +224,8 @@ class GrpcLink:
 
     def _frame(self, handler: Handler, inbound: _Inbound, frame: pb.Frame, size: int) -> None:
         inbound.taken += size
-        # Frames of a life that we cannot answer yet, or no longer, would have no effect that lasts: let them go.
+        # Frames of a life that we cannot answer yet, or no longer, would have no effect that lasts: let them
+        # go.
         if self._inbound.get(inbound.peer) is inbound and self._lives.get(inbound.peer) == inbound.hello.life:
             handler.on_frame(inbound.peer, frame)
 
@@ -331,8 +328,8 @@ class _Service(grpc.GenericRpcHandler):
 
     def __init__(self, link: Any, identify: Any) -> None:
         self._methods = {
-            f"/{_SERVICE}/Link": grpc.stream_stream_rpc_method_handler(link),
-            f"/{_SERVICE}/Identify": grpc.unary_unary_rpc_method_handler(
+            LINK: grpc.stream_stream_rpc_method_handler(link),
+            _IDENTIFY: grpc.unary_unary_rpc_method_handler(
                 identify,
                 request_deserializer=pb.Identification.FromString,
                 response_serializer=pb.Identification.SerializeToString,
@@ -342,159 +339,6 @@ class _Service(grpc.GenericRpcHandler):
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
         """The handler of a method, if it is one of ours."""
         return self._methods.get(details.method)
-
-
-class _Broken(Exception):
-    """A stream ended; try again."""
-
-
-class _Outbound:
-    """The stream to one peer, opened again whenever it breaks. One thread."""
-
-    def __init__(self, link: GrpcLink, peer: str, hello: Hello) -> None:
-        self._link = link
-        self._peer = peer
-        self._hello = hello
-        self._life = 0  # of the peer, while up
-        self._queue = _Queue()
-        self._stopped = threading.Event()
-        self._again = threading.Event()
-        self._call: Any = None
-        self._refusal = ""
-        self._thread = threading.Thread(target=self._run, name=f"raft-out-{peer}", daemon=True)
-
-    def start(self) -> None:
-        """Connects, and again, until `stop`."""
-        self._thread.start()
-
-    def put(self, life: int, frame: bytes, bulk: bool) -> bool:
-        """Queues a frame for one life of the peer; a queue full of what is no bulk breaks the stream."""
-        waiting = self._queue
-        if life != self._life:
-            return False
-        if waiting.put(frame, bulk):
-            return True
-        if not bulk:
-            self._cancel()
-        return False
-
-    def hurry(self, life: int) -> None:
-        """The peer has just connected to us: if we are not connected to that process, try now."""
-        if life != self._life:
-            self._again.set()
-
-    def stop(self) -> None:
-        """Drops the stream and does not come back."""
-        self._stopped.set()
-        self._again.set()
-        self._cancel()
-
-    def join(self) -> None:
-        """Waits until the thread has ended."""
-        self._thread.join()
-
-    def _run(self) -> None:
-        retrying = Retrying(
-            retry=retry_if_exception_type(_Broken),
-            wait=wait_random(*_RECONNECT_S),
-            stop=stop_when_event_set(self._stopped),
-            sleep=self._pause,
-        )
-        try:
-            retrying(self._stream)
-        except RetryError:
-            pass
-
-    def _pause(self, seconds: float) -> None:
-        self._again.wait(seconds)
-        self._again.clear()
-
-    def _stream(self) -> None:
-        """One connection, from its attempt to its end. Always raises _Broken."""
-        self._queue = waiting = _Queue()
-        self._hello = hello = replace(self._hello, session=self._hello.session + 1)
-        with self._link.connect(self._peer) as channel:
-            method: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(f"/{_SERVICE}/Link")
-            self._call = call = method(iter(waiting.get, None), metadata=hello.metadata())
-            if self._stopped.is_set():
-                call.cancel()
-            try:
-                theirs = read(call.initial_metadata() or ())
-                self._life = theirs.life
-                self._link.post("up", self._peer, theirs.life)
-                ended = threading.Event()
-                if call.add_callback(ended.set):
-                    ended.wait()  # not by reading the answers, of which there are none: that wakes at every frame
-            except (grpc.RpcError, Refused):
-                pass
-            finally:
-                waiting.close()
-                self._report(call)
-                if self._life:
-                    self._link.post("down", self._peer, self._life)
-                    self._life = 0
-        raise _Broken
-
-    def _report(self, call: Any) -> None:
-        """Says once why the peer does not want us; that it is not there is no news."""
-        refusal = call.details() if call.code() is grpc.StatusCode.FAILED_PRECONDITION else ""
-        if refusal and refusal != self._refusal:
-            log.warning("master %s refuses our link: %s", self._peer, refusal)
-        self._refusal = refusal
-
-    def _cancel(self) -> None:
-        call = self._call
-        if call is not None:
-            call.cancel()
-
-
-class _Queue:
-    """Frames that wait for the wire: bounded, and bulk only when nothing else waits.
-
-    One thread puts, one gets; each counts on its own, so that neither needs a lock.
-    """
-
-    def __init__(self) -> None:
-        self._frames: deque[bytes] = deque()
-        self._bulk: deque[bytes] = deque()
-        self._tokens: queue.SimpleQueue[None] = queue.SimpleQueue()  # one for every frame, one for the end
-        self._put = self._put_bulk = self._got = self._got_bulk = 0  # bytes
-        self._closed = False
-
-    def put(self, frame: bytes, bulk: bool) -> bool:
-        """False when there is no room, or the stream has ended."""
-        if self._closed:
-            return False
-        if bulk:
-            if self._put_bulk - self._got_bulk > _BULK_BYTES:
-                return False
-            self._put_bulk += len(frame)
-            self._bulk.append(frame)
-        else:
-            if self._put - self._got > _QUEUE_BYTES:
-                return False
-            self._put += len(frame)
-            self._frames.append(frame)
-        self._tokens.put(None)
-        return True
-
-    def get(self) -> bytes | None:
-        """The next frame; blocks. None when the stream has ended."""
-        self._tokens.get()
-        if self._closed:
-            return None
-        if self._frames:
-            frame = self._frames.popleft()
-            self._got += len(frame)
-        else:
-            frame = self._bulk.popleft()
-            self._got_bulk += len(frame)
-        return frame
-
-    def close(self) -> None:
-        """Forgets what waits. Any thread."""
-        self._closed = True
-        self._tokens.put(None)
 
 
 class _Pipe:
@@ -528,20 +372,3 @@ class _Pipe:
                 os.close(self._writer)
                 os.close(self.reader)
                 self._writer = -1
-
-
-def _only_loopback(config: ReplicaConfig) -> None:
-    """Plaintext proves nothing about a peer, so it may not leave this host. Raises RefusedToStart."""
-    for address in (config.listen, *config.peers.values()):
-        host = address.rpartition(":")[0].strip("[]")
-        try:
-            # No host means every address of this one.
-            found = {info[4][0] for info in socket.getaddrinfo(host or "::", None)}
-        except OSError as error:
-            raise RefusedToStart(f"cannot resolve {host}: {error}") from error
-        if not all(ipaddress.ip_address(str(one).partition("%")[0]).is_loopback for one in found):
-            raise RefusedToStart(
-                f"{address} is not on loopback, and --insecure is for loopback only;"
-                " make certificates with: mr tls init"
-            )
-    log.warning("the masters of this cluster talk in plaintext: anyone on this host can take part")

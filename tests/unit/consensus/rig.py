@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from consensus.config import Limits, ReplicaConfig, Timing
+from consensus.core import NO_OP
 from consensus.journal import Batch, Hard, Journal, JournalFailed, Loaded, RocksStore, align
-from consensus.node import NO_OP
 from consensus.opening import Parts
 from consensus.shelf import Shelf
 from consensus.snapshots import SnapshotStore

@@ -95,7 +95,7 @@ class Mill:
             result.counters["mr:bytes_in"] = 64 << 20
             if attempt.task.kind == REDUCE:
                 result.consumed_digest = self.table.jobs["big"].steps[0].winners_digest()
-                result.file.name = f"r-{attempt.task.index}"
+            result.file.name = f"{attempt.task.kind}-{attempt.task.index}"
             self.feed(le.WorkerSaid(session, done))
         while self.proposals:
             self.commit()

@@ -1,1 +1,1 @@
-"""The masters: a replicated task table, a leader that schedules, and what people ask of them. Decides; never runs user code."""
+"""The masters: a replicated task table, a leader that schedules, and what people ask of them. No user code runs here."""

@@ -91,7 +91,7 @@ class Partitioner:
     name: str
 
 
-def hash() -> Partitioner:  # noqa: A001  named as users know it: `partitioner=mr.hash()`
+def hash() -> Partitioner:
     """The default: a stable hash of the encoded key, the same on every machine and in every language."""
     return Partitioner("hash")
 

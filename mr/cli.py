@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import itertools
+import json
 import os
 import signal
 import sys
@@ -62,7 +64,8 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
 }
 # Short helps of commands that live in other packages of this distribution.
 _ELSEWHERE = {
-    "master": "Hand leadership over, save and inspect snapshots.",
+    "master": "Hand leadership over; dump or recover a stopped master.",
+    "snapshot": "Save, restore and inspect snapshots of the task table.",
     "verify": "Check an output against its manifest.",
     "chaos": "Attack a cluster with faults and check its promises.",
 }
@@ -121,7 +124,7 @@ def _outside() -> dict[str, metadata.EntryPoint]:
     return {entry.name: entry for entry in metadata.entry_points(group="mr.commands")}
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="mapraft", prog_name="mr")
 def mr() -> None:
     """MapReduce on a cluster in which no single process matters.
@@ -143,7 +146,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         wrong.show()
         code = wrong.exit_code
     except Error as error:
-        code = report(error, verbose=_verbose(args))
+        code = report(error, verbose=_verbose(args), machine=_machine(args))
     except (KeyboardInterrupt, click.Abort):
         print("mr: interrupted", file=sys.stderr)
         code = 130
@@ -158,14 +161,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def report(error: Error, *, verbose: bool = False) -> int:
-    """One clear message on stderr; the exit code."""
+def report(error: Error, *, verbose: bool = False, machine: bool = False) -> int:
+    """One clear message on stderr, for programs also one JSON object on stdout; the exit code."""
     if verbose:
         traceback.print_exception(error)
     print(f"mr: {error}", file=sys.stderr)
     if error.next:
         print(f"  next  {error.next}", file=sys.stderr)
+    sys.stderr.flush()
+    if machine:
+        found = {"error": str(error), "kind": type(error).__name__, "next": error.next}
+        print(json.dumps({**found, "exit_code": error.exit_code}, ensure_ascii=False), flush=True)
     return error.exit_code
+
+
+def _machine(args: Sequence[str]) -> bool:
+    own = args[: args.index("--")] if "--" in args else args
+    return not {"--json", "--format=json", "--format=jsonl"}.isdisjoint(own) or any(
+        pair in {("--format", "json"), ("--format", "jsonl")} for pair in itertools.pairwise(own)
+    )
 
 
 def _verbose(args: Sequence[str]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
 import time
@@ -15,7 +16,8 @@ from mr.commands.flags import Session
 from mr.errors import Usage
 
 if TYPE_CHECKING:
-    from mr.client import Client
+    from mr.client import Client, Handle
+    from mr.follow import View
     from mr.rpc.cluster_pb2 import JobStatus
     from mr.submit import Prepared
 
@@ -95,12 +97,35 @@ def run(
         shown.close()
         print(line({"id": handle.id, "state": "QUEUED"}) if session.machine else handle.id)
         return 0
+    return stay(session, handle, shown, started, to_stdout=to_stdout)
+
+
+def stay(
+    session: Session, handle: Handle, shown: View, started: float | None = None, *, to_stdout: bool = False
+) -> int:
+    """Follows a job to its end, or until Ctrl-C (130) or `--timeout` (124), which it survives; the exit code.
+
+    `started` is when this command submitted it; without it the job's own time is told.
+    """
+    from mr import follow, shapes
+    from mr.cli import report
+    from mr.errors import Error, WaitTimeout
+    from mr.render import line
+
     try:
         status = follow.follow(handle, shown, timeout=session.timeout)
     except KeyboardInterrupt:
-        print(follow.detached(handle.id), file=sys.stderr)
-        return 130
-    return finish(session, status, time.monotonic() - started, to_stdout=to_stdout)
+        print(follow.detached(handle.id), file=sys.stderr, flush=True)
+        code = 130
+    except WaitTimeout as error:
+        code = report(error)
+    else:
+        took = shapes.seconds(status, 0) if started is None else time.monotonic() - started
+        return finish(session, status, took or 0.0, to_stdout=to_stdout)
+    if session.machine:
+        with contextlib.suppress(Error):  # it goes on, whether or not we hear how
+            print(line({**shapes.result(handle.status()), "exit_code": code}), flush=True)
+    return code
 
 
 def finish(session: Session, status: JobStatus, wall_s: float, *, to_stdout: bool = False) -> int:

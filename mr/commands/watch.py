@@ -20,17 +20,11 @@ from mr.commands.flags import Session
 def watch(session: Session, *, id: str) -> int:
     """Follows a job to its end; the exit code is the job's. Ctrl-C leaves, the job goes on."""
     from mr import follow
-    from mr.commands.submit import finish
+    from mr.commands.submit import stay
 
     with session.connect() as client:
-        handle = client.attach(id)
         shown = follow.view(quiet=session.quiet, aside=session.machine, color=session.color)
-        try:
-            status = follow.follow(handle, shown, timeout=session.timeout)
-        except KeyboardInterrupt:
-            print(follow.detached(handle.id), file=sys.stderr)
-            return 130
-    return finish(session, status, shapes.seconds(status, 0) or 0.0)
+        return stay(session, client.attach(id), shown)
 
 
 @click.command()
@@ -40,16 +34,10 @@ def watch(session: Session, *, id: str) -> int:
 def wait(session: Session, *, id: str) -> int:
     """Waits for the end of a job, silently; the exit code is the job's, 124 after --timeout."""
     from mr import follow
-    from mr.commands.submit import finish
+    from mr.commands.submit import stay
 
     with session.connect() as client:
-        handle = client.attach(id)
-        try:
-            status = follow.follow(handle, follow.Silence(), timeout=session.timeout)
-        except KeyboardInterrupt:
-            print(follow.detached(handle.id), file=sys.stderr)
-            return 130
-    return finish(session, status, shapes.seconds(status, 0) or 0.0)
+        return stay(session, client.attach(id), follow.Silence())
 
 
 @click.command()

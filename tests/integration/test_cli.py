@@ -207,6 +207,8 @@ def test_the_same_id_is_the_same_job(shell: Shell) -> None:
     assert (again["id"], again["manifest"]) == ("idem", first["manifest"])
     told = shell.mr("submit", "wc.py", "numbers.txt", "-o", "out", "--id", "idem", code=5).stderr
     assert "another job has the id idem" in told
+    refused = shell.json("submit", "wc.py", "text", "-o", "out", code=5)
+    assert (refused["kind"], refused["exit_code"]) == ("Rejected", 5)
 
 
 def test_results_on_stdout_and_nothing_else(shell: Shell) -> None:
@@ -346,6 +348,8 @@ def test_ctrl_c_and_patience_end_the_watching_not_the_job(shell: Shell) -> None:
     assert "mr cancel going" in told
     told = shell.mr("watch", "going", "--timeout", "1s", code=124).stderr
     assert "going goes on" in told
+    answer = shell.json("wait", "going", "--timeout", "1s", code=124)
+    assert (answer["id"], answer["state"], answer["exit_code"]) == ("going", "RUNNING", 124)
     assert shell.json("status", "going")["state"] == "RUNNING"
     shell.mr("cancel", "going")
 

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from consensus.journal import EXIT_DISK_FULL, JournalFailed, damaged, is_full
+from consensus.journal import damaged, disk_failed
 
 MAGIC = b"MAPRAFT-SNAPSHOT-1\n"
 _HEADER = struct.Struct("<QQQQ")  # index, term, length of meta, length of data
@@ -182,7 +182,7 @@ class SnapshotStore:
                 os.fsync(file.fileno())
         except OSError as error:
             aside.unlink(missing_ok=True)
-            raise _failed(error) from error
+            raise disk_failed(error, "cannot write a snapshot: ") from error
         return self._install(aside)
 
     def receive(self, offer: Offer) -> Receiver:
@@ -212,7 +212,7 @@ class SnapshotStore:
             aside.rename(path)
             sync_directory(self._directory)
         except OSError as error:
-            raise _failed(error) from error
+            raise disk_failed(error, "cannot write a snapshot: ") from error
         for old in self._directory.iterdir():
             if _NAME.fullmatch(old.name) and old.name < path.name:
                 old.unlink()
@@ -288,7 +288,3 @@ def _chunks(file: int, size: int) -> Iterator[bytes]:
 
 def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
-
-
-def _failed(error: OSError) -> JournalFailed:
-    return JournalFailed(f"cannot write a snapshot: {error}", EXIT_DISK_FULL if is_full(error) else 1)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from consensus import journal as real
+from consensus import records
 from consensus.fence import Entry
 from consensus.journal import Batch, Hard, Journal, Loaded
 from consensus.snapshots import BadSnapshot, Snapshot, parse, serialise
@@ -128,10 +128,10 @@ class SimStore:
         what = self.rng.choice(["entry", "hard", *(["snapshot"] if self.snapshot else [])])
         try:
             if what == "entry" and self.entries:
-                key, value = real._record(self.rng.choice(self.entries))
-                real._read_record(key, self._flipped(value))
+                key, value = records.pack_entry(self.rng.choice(self.entries))
+                records.read_entry(key, self._flipped(value))
             elif what == "hard":
-                real._read_hard(self._flipped(real._hard_record(self.hard)))
+                records.read_hard(self._flipped(records.pack_hard(self.hard)))
             elif what == "snapshot" and self.snapshot:
                 parse(self._flipped(self.snapshot))
             else:

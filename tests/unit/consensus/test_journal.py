@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from consensus.journal import Batch, Hard, Journal, Loaded, RocksStore, align
+from consensus.journal import Batch, Hard, Journal, Loaded, align
 from consensus.replica import RefusedToStart
+from consensus.rocks import RocksStore
 
 
 class ManualStore:

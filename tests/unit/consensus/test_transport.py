@@ -15,7 +15,7 @@ from dataclasses import replace
 import grpc
 import pytest
 
-from consensus import transport
+from consensus import outbound, transport
 from consensus.config import ReplicaConfig, Tls
 from consensus.handshake import Hello, members_digest
 from consensus.replica import RefusedToStart
@@ -258,7 +258,7 @@ def test_frames_of_a_life_before_the_present_one_are_dropped(tls):
 
 def test_a_peer_that_does_not_read_costs_a_bounded_queue_and_then_its_stream(tls, monkeypatch):
     """Hazard 35."""
-    monkeypatch.setattr(transport, "_QUEUE_BYTES", 1 << 20)
+    monkeypatch.setattr(outbound, "QUEUE_BYTES", 1 << 20)
     monkeypatch.setattr(transport, "_INBOX_BYTES", 1 << 20)
     a, b = Member(tls, "a"), Member(tls, "b")
     with linked(a, b):
@@ -273,7 +273,7 @@ def test_a_peer_that_does_not_read_costs_a_bounded_queue_and_then_its_stream(tls
 
 def test_a_heartbeat_overtakes_a_snapshot(tls):
     """Pieces go only when nothing else waits, and their queue is short."""
-    queue = transport._Queue()
+    queue = outbound.Queue()
     pieces = 0
     while queue.put(b"p" * (256 << 10), True):
         pieces += 1

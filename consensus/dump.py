@@ -14,9 +14,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from consensus.core import REGULAR
 from consensus.datadir import DataDir, read_identity
 from consensus.journal import Journal
-from consensus.node import REGULAR
 from consensus.replica import StateMachine
 from consensus.snapshots import SnapshotFile
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import grpc
 
 from consensus.config import ReplicaConfig
+from consensus.core import NO_OP
 from consensus.datadir import DataDir
 from consensus.founding import Join, Stop, Wait, decide, identification
 from consensus.journal import Journal, align, damaged
-from consensus.node import NO_OP
 from consensus.replica import RefusedToStart
 from consensus.rpc import raft_pb2 as pb
 from consensus.shelf import Shelf

@@ -15,9 +15,10 @@ from typing import Any
 from unittest import mock
 
 from consensus import fence, leading
+from consensus.core import NO_OP
 from consensus.fence import term_at
 from consensus.journal import Hard, Journal
-from consensus.node import NO_OP, Node
+from consensus.outbox import Outbox
 from tests.simulation.consensus import world
 from tests.simulation.consensus.plan import Profile
 
@@ -41,10 +42,8 @@ class Ablation:
             yield
 
 
-def _answer_at_once(self: Node, peer: str, message: Any, matched: bool, next_index: int) -> None:
-    self._send(
-        peer, self._answer_message(matched, next_index, message.get("prevLogIdx", 0), message["round"])
-    )
+def _answer_at_once(self: Outbox, peer: str, answer: Any, now: float, *, entries: bool, urgent: bool) -> None:
+    self.send(peer, answer)
 
 
 def _count_last_as_own(self: Any) -> int:
@@ -92,7 +91,7 @@ ABLATIONS = [
     Ablation("a late append truncates nothing", "2, 6", fence, "unmatched", lambda log, entries: entries, 20),
     Ablation("only what was verified is committed", "1, 18", fence, "verified_commit", lambda c, v: c, 20),
     Ablation("old snapshots are refused", "13", fence, "snapshot_is_news", lambda *a: True, 120, REPEATING),
-    Ablation("answers wait for the disk", "7", Node, "_answer", _answer_at_once, 20),
+    Ablation("answers wait for the disk", "7", Outbox, "answer", _answer_at_once, 20),
     Ablation("the leader counts its own disk", "7", leading.Leading, "agreed", _count_last_as_own, 60),
     Ablation("a read waits for the no-op", "26", leading.Leading, "read", _read_without_noop, 200),
     Ablation("align keeps the log", "3", world, "align", _align_like_pysyncobj, 40),

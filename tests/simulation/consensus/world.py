@@ -16,8 +16,9 @@ from typing import Any
 
 from consensus.applying import Applier, Item, Lead, Poisoned, Proposal
 from consensus.config import Limits, ReplicaConfig, Timing
+from consensus.core import LEADER, NO_OP
 from consensus.journal import align
-from consensus.node import LEADER, NO_OP, Node
+from consensus.node import Node
 from consensus.replica import CommitUnknown
 from consensus.rpc import raft_pb2 as pb
 from consensus.wire import VOTE, VOTED, Message, decode, encode
@@ -317,8 +318,7 @@ class Call:
         if self.over:
             return
         node = self.member.node
-        if self.proposal is not None and self.member.alive and self.proposal in node.proposals:
-            node.proposals.remove(self.proposal)
+        if self.proposal is not None and self.member.alive and node.proposals.withdraw(self.proposal):
             self._end()
             self.world.checker.definitely_refused(self.name)
         else:

@@ -13,8 +13,9 @@ from typing import Any
 
 from consensus.config import Limits, ReplicaConfig, Timing
 from consensus.core import NO_OP
-from consensus.journal import Batch, Hard, Journal, JournalFailed, Loaded, RocksStore, align
+from consensus.journal import Batch, Hard, Journal, JournalFailed, Loaded, align
 from consensus.opening import Parts
+from consensus.rocks import RocksStore
 from consensus.shelf import Shelf
 from consensus.snapshots import SnapshotStore
 from consensus.syncobj import SyncObjReplica

@@ -8,8 +8,9 @@ from typing import Any
 
 from consensus.applying import Applier, Item, Proposal
 from consensus.config import Limits, ReplicaConfig, Timing
+from consensus.core import CANDIDATE, LEADER, NO_OP, REGULAR
 from consensus.journal import Journal
-from consensus.node import CANDIDATE, LEADER, NO_OP, REGULAR, Node
+from consensus.node import Node
 from tests.simulation.consensus.disk import SimShelf, SimStore
 from tests.unit.consensus.rig import HeapStore, Register
 

@@ -13,11 +13,13 @@ from unittest import mock
 
 import pytest
 
-from consensus import fence, leading, node
+from consensus import fence, leading
 from consensus.applying import Applier, Poisoned, digest
 from consensus.config import Limits
+from consensus.core import NO_OP, REGULAR
 from consensus.fence import LawBroken
-from consensus.node import NO_OP, REGULAR, Node
+from consensus.following import Following
+from consensus.outbox import Outbox
 from consensus.progress import Member, Mode
 from consensus.replica import CommitUnknown, NotLeader
 from consensus.snapshots import Snapshot, serialise
@@ -288,8 +290,8 @@ def _rejected_always(self: Member, rejected: int, hint: int) -> None:
     self.probe(hint)
 
 
-def _keep_silent(self: Node, peer: str, message: Any) -> bool:
-    return bool(message["term"] >= self.term)
+def _keep_silent(self: Following, peer: str, message: Any) -> bool:
+    return bool(message["term"] >= self._core.term)
 
 
 def _heartbeat_that_commits(log: Any, term: int, commit: int) -> Any:
@@ -297,8 +299,8 @@ def _heartbeat_that_commits(log: Any, term: int, commit: int) -> Any:
     return append(term, (last[1], last[2]), [], commit=last[1])
 
 
-def _answer_at_once(self: Node, peer: str, message: Any, matched: bool, next_index: int) -> None:
-    self._send(peer, self._answer_message(matched, next_index, 0, message["round"]))
+def _answer_at_once(self: Outbox, peer: str, answer: Any, now: float, *, entries: bool, urgent: bool) -> None:
+    self.send(peer, answer)
 
 
 def _own_copy_in_memory(self: Any) -> int:
@@ -340,14 +342,14 @@ HAZARDS: list[tuple[Story, Any, str, Any]] = [
     (a_question_carries_no_entries, Member, "probe", _no_probe),
     (a_rejection_beyond_our_end, Member, "answered", _answered_unclamped),
     (a_cut_off_leader_gives_up, leading.Leading, "quorum_at", lambda self, now: now),
-    (a_leader_of_the_past_is_told, Node, "_follow", _keep_silent),
+    (a_leader_of_the_past_is_told, Following, "_follow", _keep_silent),
     (a_read_waits_for_a_majority, leading.Leading, "confirmed", _confirmed_at_once),
     (a_read_waits_for_the_no_op, leading.Leading, "read", _without_no_op),
     (a_member_comes_back_from_a_partition, fence.Voter, "may_prevote", lambda *a: True),
     (a_real_vote_is_asked_while_the_leader_lives, fence.Voter, "may_vote", lambda *a: True),
     (an_own_copy_counts_when_it_is_on_disk, leading.Leading, "agreed", _own_copy_in_memory),
-    (an_answer_waits_for_the_disk, Node, "_answer", _answer_at_once),
-    (a_vote_waits_for_the_disk, Node, "_send", lambda s, p, m, bulk=False: s.shell.send(p, m, bulk)),
+    (an_answer_waits_for_the_disk, Outbox, "answer", _answer_at_once),
+    (a_vote_waits_for_the_disk, Outbox, "send", lambda s, p, m, bulk=False: s._transmit(p, m, bulk)),
     (figure_8, leading.Leading, "agreed", _any_term),
     (an_unanswered_follower_costs_a_window, leading.Leading, "_stream", _whole_log),
 ]
@@ -391,7 +393,7 @@ def test_a_command_that_begins_like_pysyncobjs_own_is_a_command(kind: int) -> No
     a.propose(bytes([kind]) + b"rest")
     a.hear("b", answer(1, a.node.last + 1))
     assert a.machine.commands[-1][1].encode() == bytes([kind]) + b"rest"
-    assert {n.id for n in a.node.otherNodes} == {"b", "c"}
+    assert {n.id for n in a.node.core.otherNodes} == {"b", "c"}
 
 
 def test_a_follower_forwards_nothing() -> None:
@@ -535,7 +537,7 @@ def test_a_successor_that_was_asked_stands_at_once_and_is_elected_while_the_lead
 
 def test_the_first_entry_of_an_empty_log_is_the_same_everywhere() -> None:
     assert Solo().node.journal[0] == (NO_OP, 1, 0)
-    assert node.REGULAR != node.NO_OP
+    assert REGULAR != NO_OP
 
 
 def test_a_vote_of_a_previous_campaign_does_not_elect() -> None:

@@ -15,8 +15,9 @@ import pytest
 from consensus import fence, leading
 from consensus.config import Limits
 from consensus.fence import LawBroken
+from consensus.following import Following
 from consensus.journal import Journal
-from consensus.node import Node
+from consensus.outbox import Outbox
 from consensus.progress import Member
 from tests.unit.consensus.solo import Outcome, Solo, vote, vote_request
 
@@ -73,7 +74,7 @@ class Table:
         """Another life with an empty disk and no vote."""
         fresh = Solo(self.n, me=who)
         fresh.node.journal.set_voter(False)
-        fresh.node.incarnation = self.nodes[who].node.incarnation + 1
+        fresh.node._following._incarnation = self.nodes[who].node._following._incarnation + 1
         fresh.settle()
         self.nodes[who] = fresh
         for m, solo in self.nodes.items():
@@ -242,9 +243,9 @@ def _any_term(self: Any) -> int:
     return int(leading.agreed(self._log.durable_index, self._listed, self._config.majority))
 
 
-def _vote_at_once(self: Node, promote: tuple[int, int]) -> None:
-    if not self.journal.voter and self.commit > 1:
-        self.journal.set_voter(True)
+def _vote_at_once(self: Following, promote: tuple[int, int]) -> None:
+    if not self._journal.voter and self._core.commit > 1:
+        self._journal.set_voter(True)
 
 
 def _read_at_once(self: Any, handed: int) -> list[Any]:
@@ -258,10 +259,10 @@ SCHEDULES: list[tuple[Callable[[], bool], Any, str, Any]] = [
     (one_vote_that_comes_twice, fence.Ballot, "count", lambda *a: True),
     (an_old_entry_on_a_majority, leading.Leading, "agreed", _any_term),
     (an_empty_disk_is_asked_for_its_vote, Journal, "voter", property(lambda self: True)),
-    (an_empty_disk_that_forgot_its_vote, Node, "_claim_vote", _vote_at_once),
+    (an_empty_disk_that_forgot_its_vote, Following, "_claim_vote", _vote_at_once),
     (an_empty_disk_is_not_a_second_copy, leading, "agreed", _counted_by_all),
     (a_leader_that_does_not_know_it_is_one_no_more, leading.Leading, "confirmed", _read_at_once),
-    (a_vote_that_is_forgotten, Node, "_send", lambda s, p, m, bulk=False: s.shell.send(p, m, bulk)),
+    (a_vote_that_is_forgotten, Outbox, "send", lambda s, p, m, bulk=False: s._transmit(p, m, bulk)),
 ]
 IDS = [f"{schedule.__name__} needs {rule}" for schedule, _, rule, _ in SCHEDULES]
 

@@ -9,7 +9,6 @@ killed by SIGKILL.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -24,8 +23,9 @@ from typing import IO, TYPE_CHECKING, Any
 
 from mr import guardian
 from mr import tls as certificates
-from mr.errors import Error, Unavailable, Usage
-from mr.processes import Server, free_ports, python
+from mr.errors import Error, Unavailable
+from mr.ground import Ground
+from mr.processes import Server, python
 from mr.settings import Tls
 
 if TYPE_CHECKING:
@@ -47,8 +47,11 @@ class Leader:
 class Cluster:
     """A running cluster on loopback. Make one with `Cluster.spawn`, use it as a context manager."""
 
-    def __init__(self, home: Path, *, temporary: bool, tls: bool, env: Mapping[str, str]) -> None:
+    def __init__(
+        self, home: Path, *, temporary: bool, tls: bool, env: Mapping[str, str], ground: Ground
+    ) -> None:
         self.home = home
+        self.ground = ground
         self.tls = Tls(dir=home / "tls") if tls else Tls(insecure=True)
         self.masters: dict[str, Server] = {}
         self.workers: dict[str, Server] = {}
@@ -72,19 +75,27 @@ class Cluster:
         master_args: Sequence[str] = (),
         worker_args: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
+        ground: Ground | None = None,
         timeout: float = 60.0,
         wait: bool = True,
     ) -> Cluster:
         """Starts `masters` masters (a, b, c, …) and `workers` workers (w1, w2, …) of `slots` slots each.
 
         `home` holds certificates, state and logs; without one it is a temporary folder, removed by
-        `stop`. Returns when a leader is known and all workers are attached, unless `wait` is False.
-        Raises Error, with the log of the server that failed, after `timeout` seconds.
+        `stop`. `ground` is where they stand, if not on loopback. Returns when a leader is known and all
+        workers are attached, unless `wait` is False. Raises Error, with the log of the server that failed,
+        after `timeout` seconds.
         """
         temporary = home is None
         place = Path(tempfile.mkdtemp(prefix="mr-cluster-")) if home is None else home.absolute()
         place.mkdir(parents=True, exist_ok=True)
-        cluster = cls(place, temporary=temporary, tls=tls, env={**os.environ, **(env or {})})
+        cluster = cls(
+            place,
+            temporary=temporary,
+            tls=tls,
+            env={**os.environ, **(env or {})},
+            ground=ground or Ground(),
+        )
         try:
             cluster._prepare(masters, workers, slots, master_args, worker_args)
             cluster._start_all(timeout, wait)
@@ -218,51 +229,33 @@ class Cluster:
     def _prepare(
         self, masters: int, workers: int, slots: int, master_args: Sequence[str], worker_args: Sequence[str]
     ) -> None:
-        ports = self._ports(masters)
         names = [_NAMES[n] if masters <= len(_NAMES) else f"m{n}" for n in range(masters)]
-        places = {name: (ports[2 * n], ports[2 * n + 1]) for n, name in enumerate(names)}
-        peers = ",".join(f"{name}=127.0.0.1:{grpc}/{raft}" for name, (grpc, raft) in places.items())
+        spots = self.ground.spots(self.home, names)
+        peers = ",".join(f"{name}={spot.host}:{spot.grpc}/{spot.raft}" for name, spot in spots.items())
         if self.tls.dir:
             certificates.init(self.tls.dir, masters=names, workers=())
-        for name, (port, _) in places.items():
+        for name, spot in spots.items():
             home = self.home / f"master-{name}"
             argv = [*python("master.main"), "--id", name, "--peers", peers, "--data-dir", str(home / "data")]
             argv += [*self._security(), *master_args]
-            self.masters[name] = Server(name, "master", home, argv, self._env, address=f"127.0.0.1:{port}")
+            self.masters[name] = self._new(name, "master", home, argv, f"{spot.host}:{spot.grpc}")
         self._worker_argv = ["--masters", self.masters_flag, "--slots", str(slots), *worker_args]
         for n in range(1, workers + 1):
             self._new_worker(f"w{n}")
-
-    def _ports(self, masters: int) -> list[int]:
-        """Two for each master. A kept home remembers them: masters know each other by address."""
-        kept = self.home / "ports.json"
-        if kept.exists():
-            ports: list[int] = json.loads(kept.read_text())
-            if len(ports) != 2 * masters:
-                raise Usage(
-                    f"{self.home} holds a cluster of {len(ports) // 2} masters", next="take another folder"
-                )
-            return ports
-        ports = free_ports(2 * masters)
-        kept.write_text(json.dumps(ports))
-        return ports
 
     def _new_worker(self, id: str) -> Server:
         home = self.home / f"worker-{id}"
         if self.tls.dir:
             certificates.init(self.tls.dir, masters=(), workers=[id], clients=())
-        argv = [
-            *python("worker.main"),
-            "--id",
-            id,
-            "--work-dir",
-            str(home / "work"),
-            "--listen",
-            "127.0.0.1:0",
-        ]
+        argv = [*python("worker.main"), "--id", id, "--work-dir", str(home / "work")]
         argv += [*self._worker_argv, *self._security()]
-        self.workers[id] = Server(id, "worker", home, argv, self._env)
+        self.workers[id] = self._new(id, "worker", home, argv)
         return self.workers[id]
+
+    def _new(self, id: str, kind: str, home: Path, argv: list[str], address: str = "") -> Server:
+        server = Server(id, kind, home, argv, self._env, address=address)
+        self.ground.settle(server)
+        return server
 
     def _start_all(self, timeout: float, wait: bool) -> None:
         deadline = time.monotonic() + timeout

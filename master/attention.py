@@ -21,6 +21,7 @@ from master.task_table import TaskTable
 from mr.rpc import job_pb2, session_pb2, table_pb2
 
 WATCH_S = 0.2  # between looks at leases and deadlines
+TIDY_S = 5.0  # between looks at what may be forgotten
 BACKUPS_S = 0.5  # between looks for stragglers
 SUSPICIONS_S = 30.0  # how long a suspicion counts
 
@@ -57,13 +58,21 @@ class Attention:
         self._deadlines: dict[str, float] = {}
         self._served: dict[str, float] = {}
         self._strikes: dict[str, list[tuple[float, int]]] = {}
-        self._watched_s = self._backups_s = float("-inf")
+        self._watched_s = self._backups_s = self._tidied_s = float("-inf")
 
     def due(self, now_s: float) -> bool:
         """Whether it is time to look again."""
         if now_s - self._watched_s < WATCH_S:
             return False
         self._watched_s = now_s
+        return True
+
+    def tidy_due(self, now_s: float) -> bool:
+        """Whether it is time to drop what is too old."""
+        if now_s - self._tidied_s < TIDY_S:
+            return False
+        self._tidied_s = now_s
+        self.fetches.forget(now_s)
         return True
 
     # -- jobs --

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 from array import array
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -36,7 +36,10 @@ JOB_TRANSITIONS: dict[tuple[int, str], int] = {
 TERMINAL = frozenset({SUCCEEDED, FAILED, CANCELLED})
 
 HISTORY_LENGTH = 256  # significant events kept a job
-FAILURES_A_TASK = 8  # attempts kept in a task's story
+FAILURES_A_TASK = 16  # attempts kept in a task's story
+# The task process died: no exception told which record was to blame, so two deaths must agree on it.
+DEATHS = frozenset({job_pb2.NATIVE_SIGNAL, job_pb2.USER_EXIT, job_pb2.OUT_OF_MEMORY})
+DEATHS_BEFORE_SKIP = 2
 TASKS_WITH_FAILURES = 256  # tasks a job keeps stories of
 COUNTER_NAMES = 1000  # a job has no more counters than this: user code chooses the names
 PARTITIONS_SUMMED = 256  # maps that report sizes: all of them up to this many partitions, else a sample
@@ -286,6 +289,14 @@ class Job:
         if len(self.failures) >= TASKS_WITH_FAILURES:
             del self.failures[next(iter(self.failures))]
         self.failures[task] = (*story, ended)[-FAILURES_A_TASK:]
+
+    def deadly_records(self, task: TaskKey) -> list[int]:
+        """Records on which the task's process died twice: skipped from now on, if the job allows it (P-07)."""
+        if not self.spec.options.skip_bad:
+            return []
+        failures = (job_pb2.Failure.FromString(ended.failure) for ended in self.failures.get(task, ()))
+        deaths = Counter(f.record_number for f in failures if f.cause in DEATHS and f.record_number)
+        return sorted(record for record, times in deaths.items() if times >= DEATHS_BEFORE_SKIP)
 
     def events(self) -> list[cluster_pb2.JobEvent]:
         """The significant events so far, oldest first, bounded."""

@@ -207,6 +207,7 @@ class Leader:
                 desk.attention.maps_done(event.job, event.step, desk.now_s)
             case StepStarted():
                 desk.plans.pop(event.job, None)
+                reattach.drop_step(desk, self.table.jobs[event.job], event.step - 1)
             case JobFinished():
                 self._job_over(event.job)
             case CleanupGivenUp():
@@ -320,6 +321,6 @@ class Leader:
         free = sum(dispatch.free_slots(desk, []).values())
         for key in planner.deadlocked(self.table, dispatch.total_slots(desk), free):
             desk.revoke(key, job_pb2.LEASE_REVOKED, "maps that it waits for need its slot")
-        old = retention.to_forget(self.table, self.config)
+        old = retention.to_forget(self.table, self.config) if desk.attention.tidy_due(desk.now_s) else []
         if old:
             desk.proposals.ask(("forget",), Command(forget_jobs=table_pb2.ForgetJobs(jobs=old)))

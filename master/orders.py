@@ -12,7 +12,9 @@ def assign(
     job: Job, key: AttemptKey, index: int, *, split: job_pb2.Split | None, with_spec: bool, deadline_ms: int
 ) -> Order:
     """Run this attempt."""
-    order = session_pb2.Assign(attempt=key.proto(), deadline_ms=deadline_ms)
+    order = session_pb2.Assign(
+        attempt=key.proto(), deadline_ms=deadline_ms, skip=job.deadly_records(key.task)
+    )
     if with_spec:
         order.spec.CopyFrom(job.spec)
     if key.kind == MAP and key.step == 0:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from master import dispatch, orders
 from master.desk import Desk
 from master.ids import MAP, REDUCE, AttemptKey, key_of
+from master.jobs import Job
 from master.sessions import Session
 from master.workers import LOST, Worker
 from mr.rpc import job_pb2, session_pb2, table_pb2
@@ -115,6 +116,16 @@ def _drop(desk: Desk, session: Session, unwanted: list[tuple[AttemptKey, bool]])
             desk.send(session, orders.cancel(key, index, "not live"))
         else:
             desk.send(session, orders.discard(key, index))
+
+
+def drop_step(desk: Desk, job: Job, step: int) -> None:
+    """Every reduce of the step has committed: its map outputs need no disk any more."""
+    maps = job.steps[step].maps
+    for life in maps.by_life if job.steps[step].reduces.count else ():
+        session = desk.sessions.ready(*job.lives[life])
+        if session is not None:
+            keys = (AttemptKey(job.id, step, MAP, i, maps.winner_attempt[i]) for i in maps.held_by(life))
+            desk.send(session, *(orders.discard(key, desk.table.index) for key in keys))
 
 
 def should_hold(desk: Desk, worker: Worker) -> Iterator[AttemptKey]:

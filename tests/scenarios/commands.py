@@ -36,6 +36,7 @@ def spec(name: str, named: dict[str, str]) -> job_pb2.JobSpec:
     made.options.max_attempts = int(named.get("max_attempts", "0"))
     made.options.deadline_ms = int(named.get("deadline_ms", "0"))
     made.options.priority = int(named.get("priority", "0"))
+    made.options.skip_bad = int(named.get("skip_bad", "0"))
     made.options.queue = named.get("queue", "")
     made.options.speculate = named.get("speculate", "no") == "yes"
     made.options.policy = named.get("policy", "")

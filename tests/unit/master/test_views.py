@@ -24,6 +24,7 @@ class Cluster:
         self.index = 0
         self.now_s = 0.0
         self.with_plans = True
+        self.assigned: list[session_pb2.Assign] = []
         self.feed(le.Elected(1, 0.0, 0))
 
     def feed(self, event: le.Input) -> None:
@@ -31,6 +32,8 @@ class Cluster:
             if isinstance(action, le.Propose):
                 self.apply(list(action.commands))
                 self.feed(le.Proposed(action.number, le.Outcome.APPLIED))
+            elif isinstance(action, le.Send):
+                self.assigned += [order.assign for order in action.orders if order.HasField("assign")]
             elif isinstance(action, le.LoadPlan) and self.with_plans:
                 splits = [job_pb2.Split(bytes=5)] * self.table.jobs[action.job].spec.maps
                 self.feed(le.PlanLoaded(action.job, job_pb2.SplitPlan(splits=splits)))
@@ -219,6 +222,26 @@ def test_significant_events_are_kept_with_the_job() -> None:
     )
     types = [event.type for event in cluster.table.jobs["wc"].events()]
     assert types == ["JobAccepted", "JobStarted", "MapsDone", "JobPublishing", "JobFinished"]
+
+
+@pytest.mark.parametrize(
+    ("skip_bad", "records", "causes", "skipped"),
+    [
+        (1, (7, 7), ("NATIVE_SIGNAL", "USER_EXIT"), [7]),
+        (1, (7, 8), ("NATIVE_SIGNAL", "NATIVE_SIGNAL"), []),
+        (0, (7, 7), ("NATIVE_SIGNAL", "NATIVE_SIGNAL"), []),
+        (1, (7, 7), ("NATIVE_SIGNAL", "USER_EXCEPTION"), []),
+        (1, (0, 0), ("NATIVE_SIGNAL", "NATIVE_SIGNAL"), []),
+    ],
+)
+def test_a_record_that_kills_twice_is_skipped(
+    skip_bad: int, records: tuple[int, int], causes: tuple[str, str], skipped: list[int]
+) -> None:
+    """P-07: said with the next order, and by the next leader too, for it is derived from the table."""
+    cluster = Cluster().attach("w1").do(f"submit wc maps=1 reduces=0 skip_bad={skip_bad}")
+    for number, (record, cause) in enumerate(zip(records, causes, strict=True), 1):
+        cluster.do(f"fail m-0#{number} w1 cause={cause} record={record}")
+    assert list(cluster.assigned[-1].skip) == skipped
 
 
 def test_history_is_bounded() -> None:

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
+def _names(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    """`--masters a,b` and `--masters a --masters b` alike."""
+    return tuple(name.strip() for value in values for name in value.split(",") if name.strip())
+
+
 @click.group()
 def tls() -> None:
     """Makes certificates for a cluster."""
@@ -26,16 +31,21 @@ def tls() -> None:
     "--dir", "folder", type=click.Path(path_type=Path), help="Where. Default: where all of mr looks."
 )
 @click.option(
-    "--master", "masters", multiple=True, metavar="ID", help="A master's id; repeat. Default: a, b, c."
+    "--masters", "--master", multiple=True, callback=_names, metavar="ID,...", help="Masters. Default: a,b,c."
 )
 @click.option(
-    "--worker", "workers", multiple=True, metavar="ID", help="A worker's id; repeat. Default: one for all."
+    "--workers", "--worker", multiple=True, callback=_names, metavar="ID,...", help="Default: one for all."
 )
 @click.option(
-    "--client", "clients", multiple=True, metavar="NAME", help="A user's name; repeat. Default: client."
+    "--clients",
+    "--client",
+    multiple=True,
+    callback=_names,
+    metavar="NAME,...",
+    help="Users. Default: client.",
 )
 @click.option(
-    "--host", "hosts", multiple=True, metavar="NAME", help="A host name or address of a server; repeat."
+    "--hosts", "--host", multiple=True, callback=_names, metavar="NAME,...", help="How servers are reached."
 )
 @flags.formatted
 @flags.apart

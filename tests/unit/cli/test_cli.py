@@ -260,6 +260,11 @@ def test_certificates_for_a_small_cluster(capsys: pytest.CaptureFixture[str], tm
     before = (tmp_path / "t" / "ca.pem").read_bytes()
     _, out, _ = run(capsys, "tls", "init", "--dir", str(tmp_path / "t"), "--master", "h2", "--json")
     assert "master-h2.pem" in json.loads(out)["written"]
+    _, out, _ = run(
+        capsys, "tls", "init", "--dir", str(tmp_path / "t"), "--masters", "h3,h4", "--workers=w1,w2", "--json"
+    )
+    expected = {f"{name}.pem" for name in ("master-h3", "master-h4", "worker-w1", "worker-w2")}
+    assert expected < set(json.loads(out)["written"])
     assert (tmp_path / "t" / "ca.pem").read_bytes() == before
 
 

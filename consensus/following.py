@@ -72,12 +72,16 @@ class Following:
         }
 
     def _claim_vote(self, promote: tuple[int, int]) -> None:
-        """An empty disk that came back votes again once it has an entry, committed by a majority without it in this
-        term, that was proposed after it came back: whoever its forgotten promises helped, that majority outvotes."""
+        """An empty disk that came back votes again once it has an entry that its leader proposed in this term after
+        it came back, and that a majority without it committed: whoever its forgotten promises helped, that majority
+        outvotes. The leader names the entry; that it is committed is known here when it is here."""
         index, incarnation = promote
-        if self._journal.voter or not index or incarnation != self._incarnation or self._core.commit < index:
-            return
-        if term_at(self._journal, index) == self._core.term:
+        if (
+            not self._journal.voter
+            and index
+            and incarnation == self._incarnation
+            and self._core.commit >= index
+        ):
             self._journal.set_voter(True)
             self._outbox.rest_on_what_was_written()
 

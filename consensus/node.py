@@ -274,13 +274,14 @@ class Node:
             self._govern(self.leading, now)
         else:
             self._refuse_proposals()
-        self._hand_over()
-        self._announce()
-        self._compact(now)
         if now >= self._second:
             self._second = now + 1.0
             self.journal.onOneSecondTimer()
+        # Before the loop is woken: that costs this thread the interpreter for a while, and the disk can begin.
         self.journal.flush()
+        self._hand_over()
+        self._announce()
+        self._compact(now)
 
     def next_tick(self) -> float:
         """When `tick` has something to do at the latest, if nothing happens before."""

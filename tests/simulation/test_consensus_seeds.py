@@ -14,6 +14,8 @@ SEEDS = 560
 ONCE_BROKEN = [
     (4, "a lost snapshot piece was repeated from the wrong offset for ever"),
     (60, "the same, with five members"),
+    (1228, "a flipped bit in the upper half of a record's term went unnoticed"),
+    (33801, "an empty disk whose log began after the entry that earns its vote never voted again"),
 ]
 
 

@@ -97,6 +97,7 @@ def command(table: TaskTable, text: str) -> Command:
             failure = job_pb2.Failure(
                 cause=job_pb2.Cause.Value(named["cause"]), message=named.get("message", "boom")
             )
+            failure.record_number = int(named.get("record", "0"))
             return Command(
                 fail=table_pb2.FailAttempt(
                     attempt=attempt(plain[0], job).proto(), worker=worker, incarnation=life, failure=failure

@@ -135,6 +135,9 @@ async def serve(config: MasterConfig) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    # The thread that ticks Raft shares the interpreter with this loop: it gets its turn within a millisecond, not
+    # five, however long a plan takes.
+    sys.setswitchinterval(0.001)
     master = Master(config, new_replica)
     await master.listen()
     try:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
-from collections.abc import Coroutine
 from typing import Any
 
 import grpc
@@ -12,6 +12,7 @@ import grpc.aio
 from mr import tls
 
 MOST_CHANNELS = 256
+CLOSE_S = 60.0  # for calls that still run on a channel that has to go
 MESSAGE_BYTES = 64 << 20
 OPTIONS: tuple[tuple[str, Any], ...] = (
     ("grpc.max_receive_message_length", MESSAGE_BYTES),
@@ -31,6 +32,7 @@ class Channels:
     def __init__(self, files: tls.TlsFiles | None) -> None:
         self._files = files
         self._kept: OrderedDict[tuple[str, str], grpc.aio.Channel] = OrderedDict()
+        self._closing: set[asyncio.Future[None]] = set()
 
     def open(self, role: str, address: str) -> grpc.aio.Channel:
         """A new channel to a `master` or `worker`; the caller closes it. Reads renewed certificates."""
@@ -39,15 +41,18 @@ class Channels:
         options = [*OPTIONS, *tls.channel_options(role)]
         return grpc.aio.secure_channel(address, tls.channel_credentials(self._files), options)
 
-    def get(self, role: str, address: str) -> tuple[grpc.aio.Channel, Coroutine[Any, Any, None] | None]:
-        """A kept channel, and what to await to close the one that had to go for it."""
+    def get(self, role: str, address: str) -> grpc.aio.Channel:
+        """A channel that is kept; the one used longest ago goes when there are too many."""
         key = (role, address)
         if key not in self._kept:
             self._kept[key] = self.open(role, address)
         self._kept.move_to_end(key)
         if len(self._kept) > MOST_CHANNELS:
-            return self._kept[key], self._kept.popitem(last=False)[1].close()
-        return self._kept[key], None
+            _, oldest = self._kept.popitem(last=False)
+            closing = asyncio.ensure_future(oldest.close(CLOSE_S))
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+        return self._kept[key]
 
     async def close(self) -> None:
         """Closes all."""

@@ -92,9 +92,7 @@ class CodeStore:
         raise AssertionError("tenacity raises before this")
 
     async def _ask(self, address: str, digest: bytes) -> bytes:
-        channel, close = self._channels.get("master", address)
-        if close is not None:
-            await close
+        channel = self._channels.get("master", address)
         call = cluster_pb2_grpc.BlobsStub(channel).Get(cluster_pb2.GetBlobRequest(digest=digest))
         data = bytearray()
         try:

@@ -174,9 +174,7 @@ class Fetcher:
                     await self._call(address, request, basket)
 
     async def _call(self, address: str, request: data_pb2.FetchRequest, basket: Basket) -> None:
-        channel, close = self._channels.get("worker", address)
-        if close is not None:
-            await close
+        channel = self._channels.get("worker", address)
         call = data_pb2_grpc.DataStub(channel).FetchSegments(request)
         try:
             while True:

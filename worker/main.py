@@ -39,6 +39,7 @@ from worker.detector import Detector
 from worker.events import DrainWanted
 from worker.fetch import Fetcher
 from worker.identity import Identity
+from worker.journal import Journal
 from worker.pool import TaskPool
 from worker.runtime import Means, Runtime
 from worker.service import DataService
@@ -117,7 +118,8 @@ async def serve(config: WorkerConfig, store: Store, life: Life) -> int:
     """Runs a worker until the agent or a signal ends it; returns the exit status."""
     child.adopt_orphans()
     isolation = await child.best_isolation()
-    hidden = [str(path) for path in ((config.files.key,) if config.files else ())]
+    keys = config.files.key.resolve().parent.glob("*.key") if config.files else ()
+    hidden = [str(path) for path in keys]  # the CA's, too, where one folder holds them all (S4)
     how = child.How(isolation=isolation, hidden=hidden, folder=str(store.layout.root / "jobs"))
     pool = TaskPool(how, config.slots)
     channels = Channels(config.files)
@@ -140,6 +142,7 @@ async def serve(config: WorkerConfig, store: Store, life: Life) -> int:
             fetcher=Fetcher(life.worker, store.layout, channels),
             sessions=sessions,
             detector=detector,
+            journal=Journal(store.layout.journal, life.incarnation),
         )
     )
     service = DataService(store.layout, life.worker, life.incarnation, watch.reaches, runtime.feed)

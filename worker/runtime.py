@@ -51,6 +51,7 @@ from worker.events import (
     Tick,
 )
 from worker.fetch import Fetcher
+from worker.journal import Journal
 from worker.log import AttemptLog
 from worker.pool import TaskPool
 from worker.session import Sessions
@@ -75,6 +76,7 @@ class Means:
     fetcher: Fetcher
     sessions: Sessions
     detector: Detector
+    journal: Journal
 
 
 class Runtime:
@@ -87,7 +89,6 @@ class Runtime:
         self._means: Means | None = None
         self._runs: dict[Attempt, asyncio.Task[None]] = {}
         self._fetches: defaultdict[Attempt, set[asyncio.Task[None]]] = defaultdict(set)
-        self._preparing: dict[str, asyncio.Task[None]] = {}
         self._code_of: dict[str, bytes] = {}
         self._reasons: dict[Attempt, job.Failure] = {}
         self._others: set[asyncio.Task[None]] = set()
@@ -105,7 +106,9 @@ class Runtime:
 
     def feed(self, event: Event) -> None:
         """One event to the agent, and its actions carried out."""
-        for action in self.agent.handle(event):
+        actions = self.agent.handle(event)
+        self.means.journal.note(event, actions, self.agent.term)
+        for action in actions:
             self._carry_out(action)
 
     def suspect(self, news: Changed) -> None:
@@ -131,7 +134,7 @@ class Runtime:
 
     async def close(self) -> None:
         """Ends all that runs here."""
-        everything = [*self._runs.values(), *self._preparing.values(), *self._others]
+        everything = [*self._runs.values(), *self._others]
         everything += [fetch for fetches in self._fetches.values() for fetch in fetches]
         for running in everything:
             running.cancel()
@@ -153,7 +156,7 @@ class Runtime:
                 self.means.store.sweep(action.keep, digests)
                 self._tidied_at = 0.0
             case PrepareJob():
-                self._preparing[action.job] = self._spawn(self._prepare(action))
+                self._spawn(self._prepare(action))
             case StartTask():
                 self._runs[action.attempt] = self._spawn(self._run(action))
             case KillTask():
@@ -205,8 +208,12 @@ class Runtime:
         except Unprepared as error:
             log.warning("job %s cannot run here: %s", action.job, error)
             self.feed(PrepareFailed(action.job, error.failure))
+        except Exception as error:
+            self.feed(PrepareFailed(action.job, _bug(error)))
         else:
             self.feed(JobPrepared(action.job, str(folder)))
+        if action.job not in self._code_of:  # forgotten meanwhile
+            self._drop_code(spec.code_digest)
 
     async def _run(self, action: StartTask) -> None:
         attempt, kind = action.attempt, job.Kind.Name(action.assign.attempt.task.kind)
@@ -222,6 +229,8 @@ class Runtime:
             if failure is None:
                 raise
             outcome = await _at_record(failure, self._request(action))
+        except Exception as error:
+            outcome = _bug(error)
         finally:
             self._runs.pop(attempt, None)
         seconds = time.monotonic() - began
@@ -282,6 +291,9 @@ class Runtime:
         except OSError as error:
             self.feed(TaskFailed(action.reduce, _disk_failure(error)))
             return
+        except Exception as error:
+            self.feed(TaskFailed(action.reduce, _bug(error)))
+            return
         if action.worker == self.agent.identity.worker:
             for region in ended.failed:
                 r = action.reduce
@@ -296,15 +308,22 @@ class Runtime:
             self._spawn(dropping)
 
     def _drop_job(self, name: str) -> None:
-        if preparing := self._preparing.pop(name, None):
-            preparing.cancel()
         self.means.pool.forget(name)
         self.means.pool.forget(name + "/publish")
         self.means.store.drop_job(name)
-        digest = self._code_of.pop(name, None)
-        if digest is not None and digest not in self._code_of.values():
-            self.means.store.drop_code(digest)
+        if digest := self._code_of.pop(name, None):
+            self._drop_code(digest)
         self._tidied_at = 0.0
+
+    def _drop_code(self, digest: bytes) -> None:
+        if digest and digest not in self._code_of.values():
+            self.means.store.drop_code(digest)
+
+
+def _bug(error: Exception) -> job.Failure:
+    """What nobody foresaw fails one attempt, not the worker; the log has the traceback."""
+    log.error("a bug in this worker: %s", error, exc_info=error)
+    return job.Failure(cause=job.INTERNAL, message=f"a bug in the worker: {type(error).__name__}: {error}")
 
 
 def _disk_failure(error: OSError) -> job.Failure:

@@ -1,5 +1,6 @@
 """Where a worker keeps what it makes: pure names (S1-05), and the few operations on them.
 
+    WORK_DIR/journal.jsonl                     what it did with its attempts (worker/journal.py)
     WORK_DIR/state.json, lock                  who this worker is; one process at a time
     WORK_DIR/code/<digest>/                    unpacked bundles
     WORK_DIR/jobs/<job>/map/0.m-00007.a1.seg   a finished map's output, with .idx beside it
@@ -69,6 +70,11 @@ class Layout:
     def code(self) -> Path:
         """Unpacked bundles, one folder a digest."""
         return self.root / "code"
+
+    @property
+    def journal(self) -> Path:
+        """What was done with attempts."""
+        return self.root / "journal.jsonl"
 
     @property
     def trash(self) -> Path:

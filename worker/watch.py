@@ -47,9 +47,7 @@ class Watch:
         address = self._detector.address(probe.via or probe.target)
         if address is None:
             return False
-        channel, close = self._channels.get("worker", address)
-        if close is not None:
-            await close
+        channel = self._channels.get("worker", address)
         request = data_pb2.ProbeRequest(target=probe.target if probe.via else "")
         try:
             reply = await data_pb2_grpc.DataStub(channel).Probe(request, timeout=patience_s)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -61,6 +61,7 @@ def leaving_orphans():
         if os.fork() == 0:
             os.execvp("sleep", ["sleep", "987654"])
         os._exit(0)
+def reading_a_key(): raise ValueError("the key is: " + open(os.environ["THE_KEY"]).read())
 def behaving(): print("all is well")
 
 @mr.mapper("misbehave")
@@ -75,14 +76,14 @@ job = mr.Job("misbehave", [mr.step(misbehave)], input=mr.text(), output=mr.tsv()
 class Bench:
     """A pool, a job of one mapper that does what its line says, and attempts of it."""
 
-    def __init__(self, home: Path, isolation: str) -> None:
+    def __init__(self, home: Path, isolation: str, hidden: Sequence[str] = ()) -> None:
         self.home = home
         (home / "code").mkdir()
         (home / "code" / "misbehave.py").write_text(JOB)
         self.spec = describe(home / "code" / "misbehave.py").spec
         self.spec.job_id, self.spec.staging = "j", str(home / "staging")
         (home / "staging" / "attempts").mkdir(parents=True)
-        self.how = child.How(isolation=isolation, folder=str(home))
+        self.how = child.How(isolation=isolation, folder=str(home), hidden=hidden)
         self.pool = TaskPool(self.how, 2)
         self.number = 0
         self.progress: list[session.Progress] = []
@@ -230,6 +231,24 @@ async def test_user_code_sees_no_secret_of_the_worker(
     monkeypatch.setenv("MR_TOKEN", "a secret")
     assert "MR_TOKEN" not in child.scrubbed(os.environ)
     assert child.scrubbed({"PATH": "x", "MR_TLS__KEY": "y"}) == {"PATH": "x", "PYTHONUNBUFFERED": "1"}
+
+
+async def test_user_code_cannot_read_the_workers_keys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S4: where the machine allows namespaces; elsewhere the worker says `isolation: none`."""
+    if await child.best_isolation() != "namespaces":
+        pytest.skip("this machine allows no namespaces")
+    key = tmp_path / "worker.key"
+    key.write_text("secret")
+    monkeypatch.setenv("THE_KEY", str(key))
+    bench = Bench(tmp_path, "namespaces", hidden=[str(key)])
+    try:
+        outcome = await bench.run("reading_a_key")
+    finally:
+        await bench.pool.close()
+    assert isinstance(outcome, job.Failure)
+    assert outcome.message.strip().endswith("the key is:")
 
 
 async def test_the_record_in_hand_is_known_after_a_death(bench: Bench) -> None:

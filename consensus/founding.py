@@ -13,7 +13,6 @@ without it committed after its return (consensus/node.py). design.md, section 10
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -57,9 +56,12 @@ def identification(identity: Identity) -> pb.Identification:
 
 
 def decide(
-    mine: Identity, answers: Mapping[str, pb.Identification], *, replacing: bool
+    mine: Identity, answers: Mapping[str, pb.Identification], *, replacing: bool, new_id: str
 ) -> Join | Wait | Stop:
-    """What an empty member does, given what its peers answered; who did not answer is not in `answers`."""
+    """What an empty member does, given what its peers answered; who did not answer is not in `answers`.
+
+    `new_id` is drawn by the caller: the cluster's, if it is founded here and now.
+    """
     others = [member for member in mine.members if member != mine.member]
     for peer in sorted(answers):
         if objection := _objection(mine, peer, answers[peer]):
@@ -78,7 +80,7 @@ def decide(
     if mine.member != founder:
         return Wait(f"waiting for {founder} to found the cluster")
     founders = {mine.member: mine.nonce, **{peer: answers[peer].nonce for peer in others}}
-    return Join(replace(mine, cluster_id=secrets.token_hex(8), founders=founders), voter=True)
+    return Join(replace(mine, cluster_id=new_id, founders=founders), voter=True)
 
 
 def _objection(mine: Identity, peer: str, answer: pb.Identification) -> str:

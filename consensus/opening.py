@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -88,7 +89,7 @@ def _found_or_join(
         while not directory.identity.cluster_id:
             asked = {peer: pool.submit(_ask, link, peer, mine) for peer in config.others}
             answers = {peer: answer for peer, future in asked.items() if (answer := future.result())}
-            match decide(directory.identity, answers, replacing=config.replace):
+            match decide(directory.identity, answers, replacing=config.replace, new_id=secrets.token_hex(8)):
                 case Join(identity, voter):
                     if not voter:
                         journal.set_voter(False)

@@ -13,6 +13,7 @@ from consensus.datadir import Identity
 from consensus.founding import Join, Stop, Wait, decide, identification
 
 MEMBERS = ("a", "b", "c")
+IDS = (f"new{number}" for number in itertools.count())
 
 
 def empty(member: str, nonce: int = 0, members: tuple[str, ...] = MEMBERS) -> Identity:
@@ -28,7 +29,7 @@ def answers(*identities: Identity) -> dict:
 
 
 def test_the_first_founds_when_all_are_empty():
-    decision = decide(empty("a"), answers(empty("b"), empty("c")), replacing=False)
+    decision = decide(empty("a"), answers(empty("b"), empty("c")), replacing=False, new_id=next(IDS))
     assert isinstance(decision, Join)
     assert decision.voter
     assert decision.identity.cluster_id
@@ -36,7 +37,7 @@ def test_the_first_founds_when_all_are_empty():
 
 
 def test_one_master_founds_at_once():
-    decision = decide(empty("a", members=("a",)), {}, replacing=False)
+    decision = decide(empty("a", members=("a",)), {}, replacing=False, new_id=next(IDS))
     assert isinstance(decision, Join)
     assert decision.identity.founders == {"a": 97}
 
@@ -51,7 +52,7 @@ def test_one_master_founds_at_once():
     ],
 )
 def test_until_all_are_there_nobody_founds(me, others, reason):
-    decision = decide(empty(me), answers(*others), replacing=False)
+    decision = decide(empty(me), answers(*others), replacing=False, new_id=next(IDS))
     assert isinstance(decision, Wait)
     assert reason in decision.reason
 
@@ -59,27 +60,33 @@ def test_until_all_are_there_nobody_founds(me, others, reason):
 @pytest.mark.parametrize("known_by", [["a"], ["c"], ["a", "c"]])
 def test_who_was_there_at_the_founding_joins_late(known_by):
     """It crashed before it heard the id; its disk has promised nothing yet, and is the one that was counted."""
-    decision = decide(empty("b"), answers(*(founded(one) for one in known_by)), replacing=False)
+    decision = decide(
+        empty("b"), answers(*(founded(one) for one in known_by)), replacing=False, new_id=next(IDS)
+    )
     assert decision == Join(
         replace(empty("b"), cluster_id="X", founders={"a": 97, "b": 98, "c": 99}), voter=True
     )
 
 
 def test_a_lost_disk_stops_and_names_the_command():
-    decision = decide(empty("b", nonce=1), answers(founded("a"), founded("c")), replacing=False)
+    decision = decide(
+        empty("b", nonce=1), answers(founded("a"), founded("c")), replacing=False, new_id=next(IDS)
+    )
     assert isinstance(decision, Stop)
     assert "--replace" in decision.reason
 
 
 def test_a_lost_disk_comes_back_as_a_non_voter_when_told_to():
-    decision = decide(empty("b", nonce=1), answers(founded("c")), replacing=True)
+    decision = decide(empty("b", nonce=1), answers(founded("c")), replacing=True, new_id=next(IDS))
     assert isinstance(decision, Join)
     assert not decision.voter
     assert decision.identity.cluster_id == "X"
 
 
 def test_a_replacement_never_founds():
-    assert isinstance(decide(empty("a"), answers(empty("b"), empty("c")), replacing=True), Wait)
+    assert isinstance(
+        decide(empty("a"), answers(empty("b"), empty("c")), replacing=True, new_id=next(IDS)), Wait
+    )
 
 
 @pytest.mark.parametrize(
@@ -90,13 +97,15 @@ def test_a_replacement_never_founds():
     ],
 )
 def test_a_peer_that_is_not_who_we_were_told_stops_us(answer, said):
-    decision = decide(empty("a"), {"b": identification(answer)}, replacing=False)
+    decision = decide(empty("a"), {"b": identification(answer)}, replacing=False, new_id=next(IDS))
     assert isinstance(decision, Stop)
     assert said in decision.reason
 
 
 def test_two_clusters_are_never_mixed():
-    decision = decide(empty("b"), answers(founded("a"), founded("c", cluster="Y")), replacing=False)
+    decision = decide(
+        empty("b"), answers(founded("a"), founded("c", cluster="Y")), replacing=False, new_id=next(IDS)
+    )
     assert isinstance(decision, Stop)
     assert "different clusters" in decision.reason
 
@@ -117,7 +126,9 @@ def test_no_schedule_founds_two_clusters_or_lets_a_lost_disk_vote(random):
             continue
         heard = [other for other in MEMBERS if other != one and random.random() < 0.8]
         replacing = random.random() < 0.3
-        decision = decide(disks[one], answers(*(disks[other] for other in heard)), replacing=replacing)
+        decision = decide(
+            disks[one], answers(*(disks[other] for other in heard)), replacing=replacing, new_id=next(IDS)
+        )
         if isinstance(decision, Join):
             disks[one] = decision.identity
             if (one, decision.identity.cluster_id) in lost:

@@ -15,6 +15,7 @@ from consensus.config import Limits, ReplicaConfig, Timing
 from consensus.core import NO_OP
 from consensus.journal import Batch, Hard, Journal, JournalFailed, Loaded, align
 from consensus.opening import Parts
+from consensus.replica import ConsensusError
 from consensus.rocks import RocksStore
 from consensus.shelf import Shelf
 from consensus.snapshots import SnapshotStore
@@ -164,7 +165,8 @@ class HeapStore:
         pass
 
 
-TIMING = Timing(heartbeat_s=0.03, election_min_s=0.2, election_max_s=0.4, lease_s=0.2)
+# More patient than the product: three members share one interpreter here, perhaps on a busy machine.
+TIMING = Timing(heartbeat_s=0.05, election_min_s=0.6, election_max_s=1.0, lease_s=0.6)
 
 
 class Cluster:
@@ -236,6 +238,15 @@ class Cluster:
                     if i in self.replicas and self.replicas[i].leadership.mine:
                         return self.replicas[i]
                 await asyncio.sleep(0.01)
+
+    async def insist(self, command: bytes) -> Any:
+        """Proposes on whoever leads until it is accepted."""
+        async with asyncio.timeout(60):
+            while True:
+                try:
+                    return await (await self.leader()).propose(command, timeout_s=2)
+                except ConsensusError:
+                    await asyncio.sleep(0.02)
 
     async def settled(self, index: int) -> None:
         """Every running replica has applied `index`."""

@@ -15,7 +15,6 @@ import grpc
 from consensus.replica import Replica
 from master.config import MasterConfig, Peer
 from master.peers import Peers
-from mr.errors import from_rpc
 from mr.rpc import cluster_pb2 as pb
 
 _PATIENCE_S = 1.0
@@ -82,7 +81,7 @@ class Masters:
             stub = self._peers.cluster(peer)
             answer = await stub.ListMasters(pb.ListMastersRequest(local_only=True), timeout=_PATIENCE_S)
         except grpc.aio.AioRpcError as error:
-            return self._down(peer, str(from_rpc(error)))
+            return self._down(peer, str(error.details() or error.code()))
         self._seen[peer.id] = answer.masters[0]
         return answer.masters[0]
 
@@ -97,8 +96,16 @@ class Masters:
             role="down",
             term=seen.term,
             version=seen.version,
-            note=f"{why}{heard}"[:200],
+            note=f"does not answer: {_short(why)}{heard}",
         )
+
+
+def _short(why: str) -> str:
+    """What of gRPC's long sentence helps."""
+    for known in ("Connection refused", "No route to host", "Deadline Exceeded", "certificate", "DNS"):
+        if known.lower() in why.lower():
+            return known.lower()
+    return why[:100]
 
 
 def standing(rows: Sequence[pb.MasterInfo]) -> str:

@@ -102,13 +102,13 @@ class Watch:
         """Past events of a job with an index above `after`: the significant ones, and with `tasks` what else
         the ring still has.
         """
-        recent = [item for item in self._ring if job_of(item[2]) in ("", job)] if self._ring else []
-        horizon = recent[0][0] if recent else 1 << 62
         known = self._table.jobs.get(job)
-        old = [event for event in (known.events() if known else ()) if after < event.index < horizon]
-        return old + [
-            _proto(item) for item in recent if item[0] > after and _wanted(item[2], job, tasks=tasks)
-        ]
+        # A full ring may have dropped a part of its oldest entry: that one is read from the table.
+        start = self._ring[0][0] + (len(self._ring) == self._ring.maxlen) if self._ring else 1 << 62
+        old = [event for event in (known.events() if known else ()) if after < event.index < start]
+        since = max(start, after + 1, known.index if known else 0)  # the cluster's past is not the job's
+        recent = (item for item in self._ring if item[0] >= since and _wanted(item[2], job, tasks=tasks))
+        return old + [_proto(item) for item in recent]
 
     async def stream(self, job: str, after: int, *, follow: bool, tasks: bool) -> AsyncIterator[pb.JobEvent]:
         """History, then live until the job ends; the last event carries the status. Raises Unavailable when

@@ -56,6 +56,24 @@ def test_history_is_of_the_job_and_above_the_index() -> None:
     assert watch.history("j1", 5, tasks=True) == []
 
 
+def test_what_happened_to_the_cluster_before_the_job_is_not_its_history() -> None:
+    table = table_with_job()
+    table.jobs["j1"].index = 7
+    watch = Watch(table, lambda: None, limit=10)
+    for index in (5, 9):
+        watch.applied(happened(index, ELECTED))
+    assert [event.index for event in watch.history("j1", 0, tasks=True) if event.type == "LeaderChanged"] == [
+        9
+    ]
+
+
+def test_a_ring_that_has_turned_over_loses_no_significant_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "_RING", 2)
+    watch = Watch(table_with_job(), lambda: None, limit=10)
+    watch.applied(happened(1, DONE, JobAccepted("j1", existed=False), DONE))
+    assert [event.type for event in watch.history("j1", 0, tasks=False)] == ["JobAccepted"]
+
+
 async def test_a_watcher_gets_history_and_then_what_happens() -> None:
     watch = Watch(table_with_job(), lambda: None, limit=10)
     stream = watch.stream("j1", 0, follow=True, tasks=True)

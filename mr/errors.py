@@ -68,6 +68,8 @@ class Error(Exception):
         super().__init__(message)
         self.message = message
         self.next = next
+        if next:
+            self.add_note(next)  # seen in tracebacks too
 
 
 class Usage(Error):

@@ -120,9 +120,10 @@ class TaskPool:
 
     async def _start_spare(self) -> None:
         try:
-            self._idle.append(await self._start())
+            process = await self._start()
         except (OSError, EOFError, TimeoutError):
-            pass  # whoever needs one starts one, and says why it cannot
+            return  # whoever needs one starts one, and says why it cannot
+        self._idle.append(process)
 
     async def _watch(self) -> None:
         while True:

@@ -224,6 +224,22 @@ async def test_a_process_is_used_again_and_its_log_is_the_attempts_own(bench: Be
     assert bench.log() == b"all is well\n"
 
 
+async def test_many_jobs_leave_no_more_processes_than_slots_and_a_spare(bench: Bench) -> None:
+    """D9: also of jobs that nobody has said to forget."""
+    for number in range(6):
+        request = bench.request("behaving")
+        with AttemptLog(bench.home / "log") as log:
+            assert isinstance(
+                await bench.pool.run(f"j{number}", request, log, LIMIT, bench.progress.append), job.TaskResult
+            )
+    for _ in range(200):
+        keepers = [pid for pid in memory.children()[os.getpid()] if _alive(pid)]
+        if len(keepers) <= 3 and not bench.pool._starting:
+            break
+        await asyncio.sleep(0.05)
+    assert len(keepers) <= 3
+
+
 async def test_user_code_sees_no_secret_of_the_worker(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

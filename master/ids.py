@@ -66,8 +66,11 @@ class AttemptKey(NamedTuple):
         return f"{self.task.text}#{self.number}"
 
     def proto(self) -> job_pb2.AttemptId:
-        """As it travels."""
-        return job_pb2.AttemptId(task=self.task.proto(), number=self.number)
+        """As it travels. Written field by field: this is made several times for every attempt."""
+        made = job_pb2.AttemptId(number=self.number)
+        task = made.task
+        task.job, task.step, task.kind, task.index = self.job, self.step, self.kind, self.index  # type: ignore[assignment]  # an open enum
+        return made
 
 
 def key_of(attempt: job_pb2.AttemptId) -> AttemptKey:

@@ -34,7 +34,10 @@ def reported(desk: Desk, session: Session, word: session_pb2.WorkerEvent) -> Non
     desk.plan_due = True  # its slot may be given away in the same entry
     if done:
         complete = table_pb2.CompleteAttempt(
-            attempt=key.proto(), worker=worker, incarnation=incarnation, result=word.completed.result
+            attempt=word.completed.attempt,
+            worker=worker,
+            incarnation=incarnation,
+            result=word.completed.result,
         )
         if key.kind == MAP and key.index % job.steps[key.step].sample_every:
             complete.result.ClearField("partition_bytes")
@@ -42,7 +45,10 @@ def reported(desk: Desk, session: Session, word: session_pb2.WorkerEvent) -> Non
         desk.proposals.ask(("report", key), Command(complete=complete))
     else:
         fail = table_pb2.FailAttempt(
-            attempt=key.proto(), worker=worker, incarnation=incarnation, failure=word.failed.failure
+            attempt=word.failed.attempt,
+            worker=worker,
+            incarnation=incarnation,
+            failure=word.failed.failure,
         )
         desk.proposals.ask(("report", key), Command(fail=fail))
 

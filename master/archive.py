@@ -130,4 +130,4 @@ def named_blobs(table: TaskTable) -> set[bytes]:
 
 def _count(table: TaskTable) -> dict[str, int]:
     tally = Counter(job.state for job in table.jobs.values())
-    return {pb.JobState.Name(state): count for state, count in sorted(tally.items())}  # type: ignore[arg-type]  # ours
+    return {pb.JobState.Name(state): count for state, count in sorted(tally.items())}  # type: ignore[arg-type]  # a state of ours

@@ -39,7 +39,8 @@ from mr.rpc import table_pb2 as pb
 
 log = logging.getLogger("mr.master")
 
-_ENTRY_BYTES = 512 << 10  # half of what consensus takes: one more command fits, whatever its size
+_ENTRY_BYTES = 512 << 10  # half of what consensus takes: one more command always fits
+_COMMAND_BYTES = 384 << 10
 _TICK_S = 0.1
 _AFTER_FAILURE_S = 1.0
 
@@ -220,6 +221,11 @@ def _parts(commands: list[pb.Command]) -> Iterator[list[pb.Command]]:
     part: list[pb.Command] = []
     size = 0
     for command in commands:
+        if (
+            command.ByteSize() > _ENTRY_BYTES
+        ):  # what workers say is bounded before: one alone must not stop all others
+            log.error("a command of %d bytes is dropped: %s", command.ByteSize(), command.WhichOneof("kind"))
+            continue
         part.append(command)
         size += command.ByteSize()
         if size >= _ENTRY_BYTES:

@@ -19,7 +19,7 @@ from grpc.aio import ServicerContext
 
 from consensus.replica import Replica
 from master.access import Identity, audit, identify
-from master.bounds import bounded
+from master.bounds import bounded, why_too_large
 from master.config import MasterConfig
 from master.driver import Driver
 from master.leader_events import Attached, SessionClosed, WorkerSaid
@@ -151,6 +151,8 @@ class SessionService(rpc.SessionsServicer):
             yield self._redirect()
             return
         attach = first.events[0].attach
+        if why := why_too_large(attach):
+            raise Usage(why)
         caller = identify(context)
         _check_identity(attach, caller)
         session = next(self._serial)

@@ -9,7 +9,7 @@ import pytest
 
 from consensus.replica import CommitUnknown, ConsensusError, Leadership, NotLeader
 from master import leader_events as le
-from master.bounds import REPORT_BYTES, bounded
+from master.bounds import REPORT_BYTES, bounded, why_too_large
 from master.driver import Driver
 from master.streams import Link
 from mr.rpc import job_pb2, table_pb2
@@ -197,6 +197,34 @@ def test_a_report_too_large_for_the_log_becomes_a_failure_that_says_so() -> None
     assert short.ByteSize() < REPORT_BYTES
     fine = pb.WorkerEvent(completed=pb.Completed(attempt=attempt))
     assert bounded(fine) is fine
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        pb.WorkerEvent(fetch_failed=pb.FetchFailed(worker="w", message="m" * 10**6)),
+        pb.WorkerEvent(output_lost=pb.OutputLost(message="m" * 10**6)),
+        pb.WorkerEvent(drain=pb.DrainRequest(reason="m" * 10**6)),
+    ],
+)
+def test_no_text_of_a_worker_is_too_large_for_the_log(event: pb.WorkerEvent) -> None:
+    assert bounded(event).ByteSize() < 10_000
+    assert bounded(event).WhichOneof("kind") == event.WhichOneof("kind")
+
+
+def test_a_worker_with_endless_labels_is_not_let_in() -> None:
+    assert why_too_large(pb.Attach(worker="w1", labels=["ssd", "map"])) == ""
+    assert why_too_large(pb.Attach(worker="w1", labels=["x"] * 1000))
+    assert why_too_large(pb.Attach(worker="w" * 1000))
+
+
+async def test_one_command_that_can_never_be_committed_does_not_stop_the_others() -> None:
+    huge = table_pb2.Command(expire=table_pb2.ExpireJob(job="x" * 2_000_000))
+    driver, leader, consensus, _ = rig({le.Elected: [le.Propose(1, [*big(1), huge, *big(1)])]})
+    lead(driver)
+    await settle()
+    assert [len(entry.commands) for entry in consensus.entries] == [2]
+    assert leader.told[-1] == le.Proposed(1, le.Outcome.APPLIED)
 
 
 async def settle() -> None:

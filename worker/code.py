@@ -18,6 +18,7 @@ import tenacity
 from mr import bundle
 from mr.rpc import cluster_pb2, cluster_pb2_grpc
 from mr.rpc import job_pb2 as job
+from worker.aside import aside
 from worker.channels import Channels
 
 ROUNDS = 4  # over all masters, before an attempt is given back as CODE_UNAVAILABLE
@@ -110,8 +111,7 @@ class CodeStore:
         """This worker sees the same place as the client did (PATH_NOT_SHARED). Raises Unprepared."""
         path = Path(spec.staging) / "nonce"
         try:
-            async with asyncio.timeout(NONCE_S):
-                seen = await asyncio.to_thread(path.read_text)
+            seen = await aside(NONCE_S, path.read_text)
         except TimeoutError:
             raise Unprepared(job.PATH_NOT_SHARED, f"{spec.staging} does not answer on this worker") from None
         except OSError as error:

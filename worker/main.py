@@ -49,7 +49,12 @@ from worker.watch import Watch
 
 log = logging.getLogger("mr.worker")
 
-_SERVER_OPTIONS = (*OPTIONS, ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000))
+# Without the last one a second worker could silently share a fixed port with the first.
+_SERVER_OPTIONS = (
+    *OPTIONS,
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ("grpc.so_reuseport", 0),
+)
 _WORK_DIRS = 100  # of workers on one host that were not told where to work
 
 

@@ -21,6 +21,7 @@ from mr.rpc import job_pb2 as job
 from mr.rpc import task_pb2 as task
 from worker import metrics
 from worker.agent import Agent
+from worker.aside import aside
 from worker.code import CodeStore, Unprepared
 from worker.detector import Changed, Detector
 from worker.events import (
@@ -62,6 +63,7 @@ log = logging.getLogger("mr.worker")
 TICK_S = 0.1
 TIDY_S = 10.0
 DISK_LOOK_S = 1.0
+STORAGE_S = 20.0  # for what is not this worker's disk
 _PUBLISHING = frozenset({job.COMMIT, job.CLEANUP})
 _DIED = frozenset({job.USER_EXIT, job.NATIVE_SIGNAL, job.OUT_OF_MEMORY, job.TASK_TIMEOUT})
 
@@ -304,8 +306,7 @@ class Runtime:
     def _drop_output(self, action: DropOutput) -> None:
         self.means.store.drop_output(action.attempt)
         if action.staging and action.result is not None:
-            dropping = asyncio.to_thread(drop_published, action.staging, action.result)
-            self._spawn(dropping)
+            self._spawn(_drop_published(action.staging, action.result))
 
     def _drop_job(self, name: str) -> None:
         self.means.pool.forget(name)
@@ -336,5 +337,15 @@ def _disk_failure(error: OSError) -> job.Failure:
 async def _at_record(failure: job.Failure, request: task.RunAttempt) -> job.Failure:
     """Names the record that was in hand when the process died (P-07)."""
     if failure.cause in _DIED and not failure.input:
-        return await asyncio.to_thread(at_record, failure, request)
+        try:
+            return await aside(STORAGE_S, at_record, failure, request)
+        except TimeoutError:
+            return failure  # the input does not answer; perhaps that is why
     return failure
+
+
+async def _drop_published(staging: str, result: job.TaskResult) -> None:
+    try:
+        await aside(STORAGE_S, drop_published, staging, result)
+    except TimeoutError:
+        log.warning("%s does not answer: a refused file stays until the job is cleaned up", staging)

@@ -244,7 +244,7 @@ class Handle:
                     on_break()
                 if breaks > _BREAKS:
                     raise
-                self._await_master(deadline)
+                self._await_leader(deadline)
 
     def events(self, after: int = 0, *, tasks: bool = True) -> list[JobEvent]:
         """What happened so far, oldest first."""
@@ -258,8 +258,7 @@ class Handle:
         """The output's pairs, by part and in order. Waits for the job first; raises as `wait` does."""
         from mr import output
 
-        status = self.wait()
-        yield from output.read_results(status.output)
+        yield from output.read_results(visible_output(self.wait()))
 
     def counters(self) -> dict[str, int]:
         """Counters of the winning attempts, "group:name" to value (P-10)."""
@@ -315,11 +314,12 @@ class Handle:
 
         return html(self.status())
 
-    def _await_master(self, deadline: float | None) -> None:
+    def _await_leader(self, deadline: float | None) -> None:
+        """A linearizable read: whoever answers leads, and is watched from now on."""
         from mr.rpc.cluster_pb2 import GetJobRequest
 
         left = _PATIENCE_S if deadline is None else min(_PATIENCE_S, deadline - time.monotonic())
-        request = GetJobRequest(job=self.id, stale_ok=True)
+        request = GetJobRequest(job=self.id)
         try:
             self.client.calls.call("GetJob", request, timeout=max(0.1, left))
         except errors.Unavailable:
@@ -350,6 +350,15 @@ def job_file(job: Any) -> Path:
             "workers load a job from its file: define it in one", next='pass the path, "wordcount.py"'
         )
     return Path(file)
+
+
+def visible_output(status: JobStatus) -> Path:
+    """Where a published output lies, as this host sees it. Raises NotFound when it does not."""
+    if not Path(status.output).is_dir():
+        raise errors.NotFound(
+            f"this host does not see the output {status.output}", next="look where the workers wrote it"
+        )
+    return Path(status.output)
 
 
 def _token(config: Config) -> str:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from pathlib import Path
-
 import click
 
 from mr import render, shapes
@@ -92,8 +90,9 @@ def logs(session: Session, *, id: str, task: str, attempt: int | None, go_on: bo
 def results(session: Session, *, id: str) -> int:
     """Prints the output of a job that is done: its files as they are, or key and value as JSON."""
     from mr import outcome
+    from mr.client import visible_output
     from mr.commands.submit import print_results
-    from mr.errors import NotFound, Rejected
+    from mr.errors import Rejected
     from mr.output import read_results
 
     with session.connect() as client:
@@ -103,17 +102,14 @@ def results(session: Session, *, id: str) -> int:
         raise Rejected(
             f"{status.id} has no results: it is {state}", next=f"`mr status {status.id}` says more"
         )
-    if not Path(status.output).is_dir():
-        raise NotFound(
-            f"this host does not see {status.output}", next="run the command where the output lies"
-        )
+    place = visible_output(status)
     if not session.machine:
         print_results(status)
     elif session.form == "jsonl":
-        for key, value in read_results(status.output):
+        for key, value in read_results(place):
             print(render.line({"key": key, "value": value}))
     else:
-        print(render.dump([{"key": key, "value": value} for key, value in read_results(status.output)]))
+        print(render.dump([{"key": key, "value": value} for key, value in read_results(place)]))
     return 0
 
 

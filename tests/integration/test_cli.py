@@ -191,6 +191,14 @@ def test_what_a_program_reads(shell: Shell) -> None:
     assert shell.json("explain", answer["id"])["cause"]
 
 
+def test_an_output_that_is_not_here(shell: Shell) -> None:
+    """Results of a job that published elsewhere, or not at all."""
+    shell.mr("submit", "wc.py", "text", "-o", "gone", "--id", "gone", "-q")
+    assert "the\t6" in shell.mr("results", "gone").stdout
+    (shell.folder / "gone").rename(shell.folder / "elsewhere")
+    assert "does not see the output" in shell.mr("results", "gone", code=6).stderr
+
+
 def test_short_unique_ids_are_enough(shell: Shell) -> None:
     shell.mr("submit", "wc.py", "text", "-o", "out", "--id", "unique-name", "-q")
     assert shell.json("status", "unique")["id"] == "unique-name"

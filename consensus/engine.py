@@ -14,6 +14,7 @@ import asyncio
 import logging
 import random
 import select
+import sys
 import threading
 import time
 from collections import deque
@@ -32,6 +33,7 @@ from consensus.wire import Malformed, Message, decode, encode
 
 log = logging.getLogger("mr.consensus")
 
+SWITCH_S = 0.001
 APPLY_SLICE_S = 0.005  # how long the loop applies before it lets others run
 
 
@@ -79,6 +81,8 @@ class Engine:
 
     def start(self) -> None:
         """Exchanges frames and ticks from here on."""
+        # A busy loop may keep the interpreter from the tick thread for so long at each of its turns (default 5 ms).
+        sys.setswitchinterval(SWITCH_S)
         self.parts.start()
         self._thread.start()
 

@@ -185,7 +185,7 @@ class MemoryReplica:
         self._applier.put(Confirmed([waiter], None))
         return await waiter
 
-    async def transfer(self, to: str | None, *, timeout_s: float) -> str:  # noqa: ARG002 - at once
+    async def transfer(self, to: str | None, *, timeout_s: float) -> str:  # noqa: ARG002 - nothing here takes time
         """Hands leadership over; returns to whom."""
         self._check_leading()
         fit = sorted(self._cluster.reachable() - {self._id})

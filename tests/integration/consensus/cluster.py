@@ -22,6 +22,7 @@ from mr import tls
 ROOT = Path(__file__).parents[3]
 IDS = ("a", "b", "c")
 WAIT_S = 30.0
+FIRST_GROUP = 47_100
 
 
 class Gone(Exception):
@@ -31,7 +32,7 @@ class Gone(Exception):
 class Process:
     """One member's process."""
 
-    def __init__(self, me: str, options: dict[str, Any], env: dict[str, str]) -> None:
+    def __init__(self, me: str, options: dict[str, Any], env: dict[str, str], group: int | None) -> None:
         self.me = me
         self.log = Path(options["dir"]) / f"{me}.log"
         command = [sys.executable, "-m", "tests.integration.consensus.member", me, json.dumps(options)]
@@ -40,6 +41,7 @@ class Process:
                 command,
                 cwd=ROOT,
                 env=os.environ | env,
+                group=group,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -109,8 +111,10 @@ class Process:
 class Cluster:
     """Members by id; those that are not running are not in `processes`."""
 
-    def __init__(self, home: Path, *, shims: bool = False, **options: Any) -> None:
+    def __init__(self, home: Path, *, shims: bool = False, groups: bool = False, **options: Any) -> None:
         self.home = home
+        # A group of its own for every member's packets, so that a firewall can tell them apart (root only).
+        self.groups = {me: FIRST_GROUP + number if groups else None for number, me in enumerate(IDS)}
         tls.init(home / "tls")
         self.options = {"dir": str(home), "peers": _addresses(), "tls": str(home / "tls"), **options}
         self.shims: dict[str, Shim] = {}
@@ -134,7 +138,7 @@ class Cluster:
         """Starts members (all by default), with other options if given."""
         for me in members or IDS:
             env = self.shims[me].env if me in self.shims else {}
-            self.processes[me] = Process(me, self.options | options, env)
+            self.processes[me] = Process(me, self.options | options, env, self.groups[me])
 
     def kill(self, *members: str) -> None:
         """SIGKILL."""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import shutil
+import subprocess
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -76,6 +80,45 @@ def test_without_its_reserve_a_master_waits_and_does_not_vote(tmp_path):
         assert "error" in reply, "a master that waits for space must not count"
         cluster.start(other)
         cluster.propose("y")
+
+
+@pytest.mark.root
+def test_a_really_full_disk_ends_with_75_and_waits_for_room(tmp_path):
+    """FC17 on a file system of its own: exit 75, wait with a reason, rejoin when there is room."""
+    with Cluster(tmp_path / "c", reserve_bytes=32 << 20) as cluster, small_disk(tmp_path / "c" / "c") as disk:
+        cluster.start()
+        cluster.leader()
+        cluster.propose("before")
+        filler = disk / "filler"
+        with contextlib.suppress(OSError), open(filler, "wb") as file:
+            while True:
+                file.write(bytes(1 << 20))
+        process = cluster.processes["c"]
+        number = 0
+        while process.popen.poll() is None:
+            cluster.propose(f"r{number}:" + "x" * 100_000)
+            number += 1
+            assert number < 1000, "the disk never filled"
+        assert cluster.processes.pop("c").wait() == 75
+        cluster.start("c")
+        until(lambda: "waiting for disk space" in cluster.status("c")["note"], "reason")
+        cluster.propose("meanwhile")
+        filler.unlink()
+        until(lambda: cluster.status("c")["role"] in ("follower", "leader"), "return")
+        assert cluster.converged()["count"] == number + 2
+        cluster.kill("c")
+
+
+@contextlib.contextmanager
+def small_disk(directory: Path) -> Iterator[Path]:
+    """A file system of 200 MB at `directory`."""
+    directory.mkdir(mode=0o700)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=200m,mode=0700", "none", str(directory)]
+    subprocess.run(mount, check=True)
+    try:
+        yield directory
+    finally:
+        subprocess.run(["umount", "-l", str(directory)], check=True)
 
 
 def test_a_second_process_on_the_same_directory_is_refused(tmp_path):

@@ -225,6 +225,34 @@ def test_a_worker_may_not_do_what_clients_do(cluster: Cluster) -> None:
     assert error.exit_code == 4
 
 
+def test_a_job_is_its_owners(cluster: Cluster) -> None:
+    """S2, S5, FT14: another user may look, but not cancel, and sees neither arguments nor environment."""
+    assert cluster.tls.dir is not None
+    mr.tls.issue(cluster.tls.dir, "client", "eve")
+    spec = _spec("owned-1")
+    spec.args.append("--password=hunter2")
+    spec.env["TOKEN"] = "hunter2"
+    with cluster.connect() as client:
+        client.calls.upload(
+            "Blobs.Put", lambda: iter([pb.BlobChunk(digest=DIGEST, data=CODE)]), size=len(CODE)
+        )
+        client.calls.call("Submit", pb.SubmitRequest(spec=spec, request_id="owned-1"))
+        assert "hunter2" in str(client.attach("owned-1").status().spec)
+    files = mr.tls.find(cluster.tls.dir, "client", "eve")
+    credentials, options = mr.tls.channel_credentials(files), mr.tls.channel_options("master")
+    with grpc.secure_channel(cluster.await_leader().address, credentials, options) as channel:
+        eve = cluster_pb2_grpc.ClusterStub(channel)
+        status = eve.GetJob(pb.GetJobRequest(job="owned-1"), timeout=5)
+        assert status.owner == "client"
+        assert "hunter2" not in str(status)
+        for event in eve.Watch(pb.WatchRequest(job="owned-1"), timeout=5):
+            assert "hunter2" not in str(event)
+        with pytest.raises(grpc.RpcError) as failed:
+            eve.Cancel(pb.CancelRequest(job="owned-1", request_id="c"), timeout=5)
+    assert isinstance(errors.from_rpc(failed.value), errors.NotAllowed)
+    assert all("hunter2" not in server.log.read_text() for server in cluster.masters.values())
+
+
 def test_pages_beyond_loopback_want_a_certificate(cluster: Cluster, tmp_path: Path) -> None:
     """S1: health is open, the rest is not."""
     assert cluster.tls.dir is not None

@@ -22,7 +22,7 @@ from mr.rpc import task_pb2 as task
 from mr.shuffle import segment
 from worker.channels import Channels
 from worker.events import Attempt, Fetch, FetchEnded, RegionFailure
-from worker.metrics import FETCH_FAILURES, SHUFFLE_BYTES
+from worker.metrics import DAMAGE, FETCH_FAILURES, SHUFFLE_BYTES
 from worker.store import Layout
 
 CALLS_AT_ONCE = 8
@@ -183,6 +183,7 @@ class Fetcher:
                     break
                 await asyncio.to_thread(basket.take, message.batch or [message])
         except segment.Damaged as damage:
+            DAMAGE.inc()
             await asyncio.to_thread(basket.rewind, damage)
             raise
         except (grpc.RpcError, TimeoutError):

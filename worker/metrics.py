@@ -14,5 +14,9 @@ HELD = Gauge("mr_worker_map_outputs", "Map outputs kept for reduces")
 MEMORY = Gauge("mr_worker_memory_bytes", "Memory of all task processes together")
 DISK_FREE = Gauge("mr_worker_disk_free_bytes", "Free in the work dir")
 SHUFFLE_BYTES = Counter("mr_shuffle_bytes", "Map output moved between workers", ["dir"])
+SPILL_BYTES = Counter("mr_spill_bytes", "Written to disk by maps whose output did not fit in memory")
+DAMAGE = Counter(
+    "mr_shuffle_damage", "Times that fetched data failed its checksums, also when a retry was good"
+)
 FETCH_FAILURES = Counter("mr_shuffle_fetch_failures", "Regions that could not be fetched", ["cause"])
 SESSIONS = Counter("mr_worker_sessions", "Sessions begun with a leader")

@@ -239,6 +239,7 @@ class Runtime:
         metrics.TASK_SECONDS.labels(kind=kind).observe(seconds)
         if isinstance(outcome, job.TaskResult):
             metrics.ATTEMPTS.labels(kind=kind, result="done").inc()
+            metrics.SPILL_BYTES.inc(max(0, outcome.counters.get("mr:spilled_bytes", 0)))
             outcome.duration_ms = outcome.duration_ms or int(seconds * 1000)
             self.feed(TaskDone(attempt, outcome))
             return

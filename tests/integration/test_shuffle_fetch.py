@@ -23,6 +23,7 @@ from worker import fetch as fetching
 from worker.channels import Channels
 from worker.events import Attempt, Fetch, FetchEnded, OutputDamaged
 from worker.fetch import Basket, Fetcher
+from worker.metrics import DAMAGE
 from worker.service import DataService
 from worker.store import Layout, Store
 
@@ -203,8 +204,10 @@ async def test_a_byte_flipped_in_flight_is_fetched_again(peers: Peers) -> None:
             yield chunk
 
     peers.service.fault = flip_once
+    before = DAMAGE._value.get()
     assert peers.verify(await peers.fetch(0)) == [0]
     assert peers.service.calls == 2
+    assert DAMAGE._value.get() == before + 1, "it was detected, not overlooked"
 
 
 async def test_a_stream_cut_again_and_again_goes_on_where_it_broke(peers: Peers) -> None:

@@ -1,1 +1,1 @@
-"""The masters: a replicated task table, a leader that schedules, and what people ask of them. No user code runs here."""
+"""The masters: a replicated task table, a leader that schedules, and what people ask of them. No user code here."""

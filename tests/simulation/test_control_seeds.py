@@ -8,6 +8,13 @@ from collections import Counter
 
 import pytest
 
+from master import attempt_commands
+from master.columns import Live, Tasks
+from master.events import Event
+from master.ids import AttemptKey
+from master.jobs import Job
+from master.task_table import TaskTable
+from mr.rpc import job_pb2
 from tests.simulation.control.histories import play
 
 SEEDS = 240
@@ -60,3 +67,27 @@ def test_a_history_that_once_broke(seed: int, story: str) -> None:
 def test_a_seed_is_a_history() -> None:
     """Equal seeds give equal histories; else a failing seed could not be looked at."""
     assert play(5) == play(5)
+
+
+def merge_what_was_lost(table: TaskTable, job: Job, tasks: Tasks, key: AttemptKey, live: Live) -> list[Event]:
+    """T9 broken: a reduce that merged a lost output wins all the same."""
+    file = job_pb2.TaskResult(
+        file=job_pb2.OutputFile(name=f"{key.step}.{key.kind}.{key.index}.a{key.number}")
+    )
+    return attempt_commands._win(table, job, key, live, file, staged=True)
+
+
+PLANTED = [
+    ("a stale reduce wins", "master.attempt_commands._stale_inputs", merge_what_was_lost),
+    ("a winner's output is discarded", "master.reports.has_won", lambda desk, key, life: False),
+]
+
+
+@pytest.mark.parametrize(("story", "where", "instead"), PLANTED, ids=[p[0] for p in PLANTED])
+def test_a_planted_bug_is_found(
+    story: str, where: str, instead: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The simulation must be able to fail."""
+    monkeypatch.setattr(where, instead)
+    found = any(play_many(range(seed, seed + 1))[1] for seed in range(40))
+    assert found, f"{story}, and nothing was noticed"

@@ -158,7 +158,9 @@ def stuck(world: World) -> str:
     for worker in table.workers.values():
         lines.append(f"{worker.id} {worker.incarnation} state {worker.state} runs {sorted(worker.running)}")
     for worker in world.workers.values():
-        lines.append(f"agent {worker.name}.{worker.life} link {worker.link} work {list(worker.agent.load.work)}")
+        lines.append(
+            f"agent {worker.name}.{worker.life} link {worker.link} work {list(worker.agent.load.work)}"
+        )
     if leader is not None:
         lines.append(
             f"leader ready {leader.ready} sessions {leader.sessions.by_worker.keys()} plans {leader.plans.keys()}"

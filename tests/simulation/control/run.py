@@ -1,4 +1,4 @@
-"""`PYTHONHASHSEED=0 python -m tests.simulation.control.run FIRST [LAST]`: histories of the control plane, one process."""
+"""`PYTHONHASHSEED=0 python -m tests.simulation.control.run FIRST [LAST]`: histories of the control plane."""
 
 from __future__ import annotations
 

@@ -29,6 +29,7 @@ from consensus.opening import Parts
 from consensus.replica import Leadership, SnapshotInfo, StateMachine
 from consensus.rpc import raft_pb2 as pb
 from consensus.snapshots import Snapshot
+from consensus.urgency import make_urgent
 from consensus.wire import Malformed, Message, decode, encode
 
 log = logging.getLogger("mr.consensus")
@@ -104,6 +105,7 @@ class Engine:
     # -- the tick thread
 
     def _run(self) -> None:
+        make_urgent()
         node, link = self.node, self.parts.link
         poll = select.poll()
         poll.register(link.fileno(), select.POLLIN)

@@ -18,6 +18,7 @@ import grpc
 from tenacity import RetryError, Retrying, retry_if_exception_type, stop_when_event_set, wait_random
 
 from consensus.handshake import Hello, Refused, read
+from consensus.urgency import make_urgent
 
 log = logging.getLogger("mr.consensus")
 
@@ -82,6 +83,7 @@ class Outbound:
         self._thread.join()
 
     def _run(self) -> None:
+        make_urgent()
         retrying = Retrying(
             retry=retry_if_exception_type(_Broken),
             wait=wait_random(*RECONNECT_S),

@@ -41,6 +41,7 @@ from consensus.records import (
     read_hard,
 )
 from consensus.replica import RefusedToStart
+from consensus.urgency import make_urgent
 from consensus.watermark import Watermark
 
 
@@ -130,6 +131,7 @@ class RocksStore:
         return entries, self._db.get(HARD_KEY)
 
     def _run(self) -> None:
+        make_urgent()
         while True:
             try:
                 item = self._queue.get(timeout=self._watermark.due_s())

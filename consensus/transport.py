@@ -32,6 +32,7 @@ from consensus.handshake import Hello, Refused, check, members_digest, read
 from consensus.outbound import LINK, Outbound
 from consensus.replica import RefusedToStart
 from consensus.rpc import raft_pb2 as pb
+from consensus.urgency import urgent
 
 log = logging.getLogger("mr.consensus")
 
@@ -139,7 +140,8 @@ class GrpcLink:
         self._pipe = _Pipe()
         if config.tls is None:
             only_loopback(config)
-        self._server, self.address = self._listen()
+        with urgent():  # gRPC's threads inherit it
+            self._server, self.address = self._listen()
 
     def open(self, cluster_id: str) -> None:
         """Exchanges frames with the other members of `cluster_id` from now on."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 
+from consensus.journal import disk_failed
 from consensus.snapshots import BadSnapshot, Offer, Snapshot, SnapshotFile, SnapshotStore
 
 FORMAT = b"\x01"  # of what the state machine's bytes are wrapped in; another means a newer release wrote it
@@ -35,15 +36,20 @@ class Shelf:
         return None
 
     def put(self, snapshot: tuple[int, int, int, bytes], offset: int, data: bytes) -> int:
-        """Takes a piece; returns how many bytes are held without a hole."""
-        return self._store.receive(Offer(*snapshot)).write(offset, data)
+        """Takes a piece; returns how many bytes are held without a hole. Raises JournalFailed."""
+        try:
+            return self._store.receive(Offer(*snapshot)).write(offset, data)
+        except OSError as error:
+            raise disk_failed(error, "cannot keep a snapshot: ") from error
 
     def install(self, snapshot: tuple[int, int, int, bytes]) -> bool:
-        """Verifies what has arrived and makes it durable. False when it was damaged."""
+        """Verifies what has arrived and makes it durable. False when it was damaged. Raises JournalFailed."""
         try:
             self._place(self._store.receive(Offer(*snapshot)).install())
         except BadSnapshot:
             return False
+        except OSError as error:
+            raise disk_failed(error, "cannot keep a snapshot: ") from error
         return True
 
     def write(self, index: int, term: int, data: bytes) -> None:

@@ -242,3 +242,22 @@ def test_every_private_name_that_is_used_is_listed() -> None:
         if source.name != "guard.py":
             used |= set(re.findall(r"_SyncObj__(\w+)", source.read_text()))
     assert used <= set(guard.METHODS) | set(guard.ATTRIBUTES)
+
+
+async def test_without_room_a_member_waits_and_says_so(tmp_path: Path) -> None:
+    """FC17: started again on a full disk it does not vote before its reserve is free."""
+    import shutil
+
+    cluster = Cluster(tmp_path, 1)
+    real = shutil.disk_usage(tmp_path)
+    with (
+        mock.patch("consensus.syncobj.shutil.disk_usage", return_value=real._replace(free=-1)),
+        mock.patch("consensus.syncobj.DISK_POLL_S", 0.01),
+    ):
+        starting = asyncio.create_task(cluster.start())
+        await until(lambda: "a" in cluster.replicas and "disk space" in cluster.replicas["a"].status().note)
+        assert cluster.replicas["a"].status().role == "waiting"
+        assert not starting.done()
+    await starting
+    assert await (await cluster.leader()).propose(b"x", timeout_s=5) == 1
+    await cluster.stop()

@@ -46,7 +46,7 @@ def dev(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]
     )
     assert process.stdout is not None
     line = process.stdout.readline()
-    assert line, process.communicate()[1]
+    assert '"env"' in line, f"{line}{process.communicate()[1]}"
     yield process, json.loads(line)
     process.kill()
     process.communicate()

@@ -194,7 +194,7 @@ class Node:
             current = message["term"] == self.term + 1 and self.state != LEADER
             if current and self._electing.would_vote(peer):
                 self._campaign(transfer=False)
-        elif self._electing.ballot.count(message["term"], peer):
+        elif message["term"] == self.term and self._electing.ballot.count(message["term"], peer):
             self.core.deliver(peer, message)
 
     def _stand(self, now: float) -> None:

@@ -1,0 +1,21 @@
+"""All faults by name."""
+
+from __future__ import annotations
+
+from jepsen_like import faults_net, faults_process
+from jepsen_like.fault import Fault
+from jepsen_like.place import Place
+
+FAULTS: dict[str, type[Fault]] = {
+    fault.name: fault for module in (faults_process, faults_net) for fault in module.FAULTS
+}
+
+
+def possible(place: Place) -> list[type[Fault]]:
+    """What can be done at `place`."""
+    return [fault for fault in FAULTS.values() if not fault.impossible(place)]
+
+
+def impossible(place: Place) -> dict[str, str]:
+    """What cannot be done there, and why."""
+    return {name: why for name, fault in FAULTS.items() if (why := fault.impossible(place))}

@@ -1,0 +1,400 @@
+"""Processes that die, hang, or are asked to go."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+from random import Random
+from typing import Any, ClassVar
+
+from jepsen_like.fault import Fault, follower_of, leader_of, worker_of
+from jepsen_like.place import Place
+from mr.errors import Error
+
+_TERM_S = 40.0  # a worker may finish what it runs for 25 s
+
+
+class Kill(Fault):
+    """SIGKILL to some nodes at once; they come back when it heals."""
+
+    group: ClassVar[str] = "process"
+    hurt_s = (0.2, 5.0)
+
+    def __init__(self) -> None:
+        self.killed: list[dict[str, Any]] = []
+
+    def victims(self, place: Place, rng: Random) -> list[str]:
+        """Who dies."""
+        raise NotImplementedError
+
+    def hurt(self, place: Place, rng: Random) -> dict[str, Any]:
+        """See Fault."""
+        self.killed += [place.kill(id) for id in self.victims(place, rng)]
+        return {"killed": self.killed}
+
+    def heal(self, place: Place) -> None:
+        """See Fault."""
+        for death in self.killed:
+            place.start(death["node"])
+
+    def proof(self, place: Place) -> dict[str, Any] | None:
+        """Processes that lived, and ended by this signal."""
+        deaths = [d for d in self.killed if d["lived"] and d["status"] == -signal.SIGKILL]
+        return {"kills": len(deaths), "pids": [d["pid"] for d in deaths]} if deaths else None
+
+
+class KillLeader(Kill):
+    """The leader dies (FC1, FT9, FT10)."""
+
+    name = "kill-leader"
+    weight = 3.0
+    cites = ("FC1", "FT8", "FT9", "FT10", "FT15")
+
+    def victims(self, place: Place, rng: Random) -> list[str]:
+        """See Kill."""
+        return [leader_of(place, rng)]
+
+
+class KillFollower(Kill):
+    """A master that does not lead dies."""
+
+    name = "kill-follower"
+    cites = ("FC2",)
+
+    def victims(self, place: Place, rng: Random) -> list[str]:
+        """See Kill."""
+        return [follower_of(place, rng)]
+
+
+class KillMasters(Kill):
+    """All masters die at once (FC3)."""
+
+    name = "kill-all-masters"
+    hurt_s = (0.2, 3.0)
+    cites = ("FC3",)
+
+    def victims(self, place: Place, rng: Random) -> list[str]:
+        """See Kill."""
+        return sorted(place.masters)
+
+
+class KillWorker(Kill):
+    """A worker dies, and its map outputs are away until it is back (FT1, FD1)."""
+
+    name = "kill-worker"
+    weight = 2.0
+    cites = ("FT1", "FD1", "FD22")
+
+    def victims(self, place: Place, rng: Random) -> list[str]:
+        """See Kill."""
+        return [worker_of(place, rng)]
+
+
+class KillWorkers(Kill):
+    """All workers die at once (FT3)."""
+
+    name = "kill-all-workers"
+    hurt_s = (0.5, 6.0)
+    cites = ("FT3",)
+
+    def victims(self, place: Place, rng: Random) -> list[str]:
+        """See Kill."""
+        return sorted(place.workers)
+
+
+class KillBurst(Kill):
+    """Nodes of any kind die at random moments, one soon after the other, and are started at once."""
+
+    name = "kill-burst"
+    weight = 2.0
+    hurt_s = (0.1, 1.0)
+    cites = ("FC2", "FC4", "FC24", "FT1")
+
+    def hurt(self, place: Place, rng: Random) -> dict[str, Any]:
+        """See Fault."""
+        for _ in range(rng.randint(3, 6)):
+            time.sleep(rng.uniform(0.0, 0.6))
+            id = leader_of(place, rng) if rng.random() < 0.3 else rng.choice(sorted(place.servers))
+            self.killed.append(place.kill(id))
+            place.start(id)
+        return {"killed": self.killed}
+
+
+class ColdRestart(Kill):
+    """A master is away while entries are written; then the others die, and it comes first with the older log (FC4)."""
+
+    name = "cold-restart"
+    hurt_s = (4.0, 7.0)
+    cites = ("FC4",)
+    masters = 3
+
+    def hurt(self, place: Place, rng: Random) -> dict[str, Any]:
+        """See Fault."""
+        late = follower_of(place, rng)
+        self.killed.append(place.kill(late))
+        return {"away": late}
+
+    def heal(self, place: Place) -> None:
+        """See Fault."""
+        late = [death["node"] for death in self.killed]
+        for id in sorted(place.masters):
+            if id not in late:
+                self.killed.append(place.kill(id))
+        for death in self.killed:
+            place.start(death["node"])
+
+
+class RollingRestart(Fault):
+    """Every master is stopped by SIGTERM and started again, one after the other (FC28)."""
+
+    name = "rolling-restart"
+    group = "process"
+    hurt_s = (0.5, 2.0)
+    cites = ("FC28",)
+
+    def __init__(self) -> None:
+        self.ended: list[dict[str, Any]] = []
+
+    def victims(self, place: Place, rng: Random) -> list[str]:
+        """Who is restarted, in this order."""
+        return rng.sample(sorted(place.masters), len(place.masters))
+
+    def hurt(self, place: Place, rng: Random) -> dict[str, Any]:
+        """See Fault."""
+        for id in self.victims(place, rng):
+            self.ended.append(terminate(place, id))
+            place.start(id)
+            time.sleep(0.5)
+        return {"ended": self.ended}
+
+    def heal(self, place: Place) -> None:
+        """See Fault."""
+        for end in self.ended:
+            place.start(end["node"])
+
+    def proof(self, place: Place) -> dict[str, Any] | None:
+        """Processes that ended by themselves when asked to."""
+        done = [end for end in self.ended if end["lived"] and end["status"] is not None]
+        return {"terminations": len(done), "statuses": [end["status"] for end in done]} if done else None
+
+
+class TerminateLeader(RollingRestart):
+    """The leader is told to go, and hands over first."""
+
+    name = "terminate-leader"
+    cites = ("FC28",)
+
+    def victims(self, place: Place, rng: Random) -> list[str]:
+        """See RollingRestart."""
+        return [leader_of(place, rng)]
+
+
+class DrainWorker(RollingRestart):
+    """A worker is told to go, and leaves when nobody needs it."""
+
+    name = "terminate-worker"
+    cites = ("FT21",)
+
+    def victims(self, place: Place, rng: Random) -> list[str]:
+        """See RollingRestart."""
+        return [worker_of(place, rng)]
+
+
+class Transfer(Fault):
+    """Leadership is moved by command while work goes on."""
+
+    name = "transfer-leadership"
+    group = "process"
+    hurt_s = (0.1, 1.0)
+    masters = 3
+    cites = ("FC28",)
+
+    def hurt(self, place: Place, rng: Random) -> dict[str, Any]:
+        """See Fault."""
+        self._before = place.leader()
+        to = follower_of(place, rng)
+        try:
+            with place.connect(timeout=10) as client:
+                transfer(client, to)
+        except Error as error:
+            return {"to": to, "refused": str(error)}
+        return {"to": to}
+
+    def heal(self, place: Place) -> None:
+        """See Fault."""
+
+    def proof(self, place: Place) -> dict[str, Any] | None:
+        """Another one leads, in a newer term."""
+        now = place.leader()
+        if self._before is None or now is None or now.id == self._before.id:
+            return None
+        return {"from": self._before.id, "to": now.id, "term": now.term}
+
+
+class Pause(Fault):
+    """SIGSTOP for 0.5 to 12 s: there, but silent (FC14)."""
+
+    group: ClassVar[str] = "pause"
+    hurt_s = (0.5, 12.0)
+
+    def __init__(self) -> None:
+        self.id, self.pid = "", 0
+        self._seen_s = 0.0
+        self._healed = threading.Event()
+        self._watch: threading.Thread | None = None
+
+    def victim(self, place: Place, rng: Random) -> str:
+        """Who is stopped."""
+        raise NotImplementedError
+
+    def hurt(self, place: Place, rng: Random) -> dict[str, Any]:
+        """See Fault."""
+        self.id = self.victim(place, rng)
+        self.pid = place.kill(self.id, signal.SIGSTOP)["pid"]
+        self._watch = threading.Thread(target=self._measure, daemon=True)
+        self._watch.start()
+        return {"node": self.id, "pid": self.pid}
+
+    def heal(self, place: Place) -> None:
+        """See Fault."""
+        self._healed.set()
+        if self._watch:
+            self._watch.join()
+        if self.id:
+            place.kill(self.id, signal.SIGCONT)
+
+    def proof(self, place: Place) -> dict[str, Any] | None:
+        """Seconds for which the kernel said that it was stopped."""
+        return {"pid": self.pid, "stopped_s": round(self._seen_s, 2)} if self._seen_s > 0 else None
+
+    def _measure(self) -> None:
+        last = time.monotonic()
+        while not self._healed.wait(0.05):
+            now = time.monotonic()
+            if state_of(self.pid) == "T":
+                self._seen_s += now - last
+            last = now
+
+
+class PauseLeader(Pause):
+    """The leader hangs (FC14, FT26)."""
+
+    name = "pause-leader"
+    weight = 2.0
+    cites = ("FC14", "FT26")
+
+    def victim(self, place: Place, rng: Random) -> str:
+        """See Pause."""
+        return leader_of(place, rng)
+
+
+class PauseFollower(Pause):
+    """A follower hangs, and is behind when it goes on (FC15)."""
+
+    name = "pause-follower"
+    cites = ("FC15",)
+
+    def victim(self, place: Place, rng: Random) -> str:
+        """See Pause."""
+        return follower_of(place, rng)
+
+
+class PauseWorker(Pause):
+    """A worker hangs, for less than its lease or more."""
+
+    name = "pause-worker"
+    cites: ClassVar[tuple[str, ...]] = ("FT19",)
+
+    def victim(self, place: Place, rng: Random) -> str:
+        """See Pause."""
+        return worker_of(place, rng)
+
+
+class Zombie(PauseWorker):
+    """A worker hangs for longer than its lease; its attempts run elsewhere; then it goes on (FT4)."""
+
+    name = "zombie-worker"
+    hurt_s = (11.0, 14.0)
+    cites = ("FT4", "FT5", "FD13")
+
+
+class DoubleStart(Fault):
+    """A second process on the state of a living master: it must refuse (FC25)."""
+
+    name = "double-start"
+    group = "process"
+    hurt_s = (0.1, 0.5)
+    weight = 0.5
+    cites = ("FC25",)
+
+    def hurt(self, place: Place, rng: Random) -> dict[str, Any]:
+        """See Fault."""
+        id = follower_of(place, rng)
+        server = place.server(id)
+        self._status: int | None = None
+        try:
+            done = subprocess.run(
+                server.argv, env=dict(server.env), capture_output=True, timeout=20, check=False
+            )
+            self._status = done.returncode
+        except subprocess.TimeoutExpired:
+            return {"node": id, "violation": "a second process on one state directory went on running"}
+        return {"node": id, "status": self._status, "said": done.stderr.decode(errors="replace")[-300:]}
+
+    def heal(self, place: Place) -> None:
+        """See Fault."""
+
+    def proof(self, place: Place) -> dict[str, Any] | None:
+        """How the second one ended."""
+        return {"status": self._status} if self._status else None
+
+
+def terminate(place: Place, id: str) -> dict[str, Any]:
+    """SIGTERM, and SIGKILL when that does not end it. Says how it ended."""
+    server = place.server(id)
+    told = place.kill(id, signal.SIGTERM)
+    process = server.process
+    if process is not None:
+        try:
+            told["status"] = process.wait(timeout=_TERM_S)
+        except subprocess.TimeoutExpired:
+            told |= place.kill(id) | {"late": True}
+    return told
+
+
+def transfer(client: Any, to: str) -> None:
+    """Asks the leader to hand over to `to`. Raises mr.Error."""
+    from mr.rpc.cluster_pb2 import TransferRequest
+
+    client.calls.call("Transfer", TransferRequest(to=to), timeout=10.0)
+
+
+def state_of(pid: int) -> str:
+    """The kernel's letter for the state of a process; "" when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return ""
+
+
+FAULTS: tuple[type[Fault], ...] = (
+    KillLeader,
+    KillFollower,
+    KillMasters,
+    KillWorker,
+    KillWorkers,
+    KillBurst,
+    ColdRestart,
+    RollingRestart,
+    TerminateLeader,
+    DrainWorker,
+    Transfer,
+    PauseLeader,
+    PauseFollower,
+    PauseWorker,
+    Zombie,
+    DoubleStart,
+)

@@ -1,8 +1,8 @@
 """What a fault is: it hurts, it heals, and it proves that it bit.
 
-A fault object lives for one step of a schedule. `hurt` says what it did, `heal` undoes it and always succeeds or raises,
-`proof` is asked after the heal and gives evidence measured from outside (packets counted, a process that died, bytes
-lost), or None: then the step proves nothing.
+A fault object lives for one step of a schedule. `hurt` says what it did, `heal` undoes it and always succeeds or
+raises, `proof` is asked after the heal and gives evidence measured from outside (packets counted, a process that died,
+bytes lost), or None: then the step proves nothing.
 """
 
 from __future__ import annotations

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from jepsen_like import faults_net, faults_process
+from jepsen_like import faults_clock, faults_disk, faults_net, faults_process
 from jepsen_like.fault import Fault
 from jepsen_like.place import Place
 
 FAULTS: dict[str, type[Fault]] = {
-    fault.name: fault for module in (faults_process, faults_net) for fault in module.FAULTS
+    fault.name: fault
+    for module in (faults_process, faults_net, faults_disk, faults_clock)
+    for fault in module.FAULTS
 }
 
 

@@ -50,7 +50,10 @@ class LossyDisk:
         env = {**os.environ, "MR_CHAOS": marker.prefix}
         argv = [str(program), "-f", "-o", "default_permissions", str(mount)]
         env["LOSSYFS_BACKING"] = str(backing)
-        self._process = subprocess.Popen(argv, env=env, start_new_session=True, stdin=subprocess.DEVNULL)
+        with backing.with_name(f"{backing.name}.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                argv, env=env, start_new_session=True, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
         deadline = time.monotonic() + 10
         while not os.path.ismount(mount):
             if self._process.poll() is not None or time.monotonic() > deadline:

@@ -132,19 +132,23 @@ class Place(Ground):
         """The node of that name. Raises KeyError."""
         return self.servers[id]
 
-    def start(self, id: str) -> Server:
-        """Starts a node if it does not run; one that does not come up is tried again. Raises Error."""
+    def start(self, id: str, *more: str, tries: int = 3) -> Server:
+        """Starts a node if it does not run, this once with `more` flags. Raises Error when it does not come up."""
         with self._locks[id]:
             server = self.server(id)
-            for attempt in range(3):
+            usual = server.argv
+            for attempt in range(1, tries + 1):
                 if server.alive:
                     break
                 try:
+                    server.argv = [*usual, *more]
                     self.cluster.restart(id)
                 except Error:
-                    if attempt == 2:
+                    if attempt == tries:
                         raise
                     time.sleep(1.0)
+                finally:
+                    server.argv = usual
             return server
 
     def kill(self, id: str, sig: int = signal.SIGKILL) -> dict[str, Any]:

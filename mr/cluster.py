@@ -172,7 +172,7 @@ class Cluster:
         """Asks each living master, `timeout` seconds each; None when none claims to lead."""
         best: Leader | None = None
         for server in self.masters.values():
-            own = self._ask(server, timeout) if server.alive else None
+            own = self.ask(server, timeout) if server.alive else None
             if own is not None and own.role == "leader" and (best is None or own.term > best.term):
                 best = Leader(server.id, own.term, own.commit, server.address)
         return best
@@ -274,8 +274,8 @@ class Cluster:
     def _security(self) -> list[str]:
         return ["--tls-dir", str(self.tls.dir)] if self.tls.dir else ["--insecure"]
 
-    def _ask(self, server: Server, timeout: float) -> Any:
-        """The server's own MasterInfo, or None."""
+    def ask(self, server: Server, timeout: float) -> Any:
+        """What a master says of itself, a MasterInfo; None when it does not answer within `timeout` seconds."""
         import grpc
 
         from mr.channel import open_channel

@@ -2,7 +2,7 @@
 
 Each function replaces one named rule by what pysyncobj, or a careless author, would do. `within` is the number of
 seeds after which the simulation must have found a broken promise; it is several times what was measured. Rules that
-chance hardly ever needs (terms of answers, counting voters, Figure 8, forgotten votes, empty disks) have directed
+chance hardly ever needs (terms of answers, counting voters, Figure 8, forgotten votes, old snapshots) have directed
 schedules in tests/unit/consensus/test_schedules.py instead, and each rule a story in test_hazards.py.
 """
 
@@ -20,7 +20,6 @@ from consensus.fence import term_at
 from consensus.journal import Hard, Journal
 from consensus.outbox import Outbox
 from tests.simulation.consensus import world
-from tests.simulation.consensus.plan import Profile
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +32,6 @@ class Ablation:
     attribute: str
     instead: Any
     within: int
-    kind: Profile | None = None  # of the histories; None: as the seed says
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -84,13 +82,9 @@ def _pieces_anywhere(self: Any, snapshot: Any, offset: int, data: bytes) -> int:
     return len(self._arriving[1])
 
 
-# Whole snapshots that come again late, when the log has gone on.
-REPEATING = Profile(members=3, network="dup", snapshots=True, small_appends=True, disk_losses=False)
-
 ABLATIONS = [
     Ablation("a late append truncates nothing", "2, 6", fence, "unmatched", lambda log, entries: entries, 20),
     Ablation("only what was verified is committed", "1, 18", fence, "verified_commit", lambda c, v: c, 20),
-    Ablation("old snapshots are refused", "13", fence, "snapshot_is_news", lambda *a: True, 120, REPEATING),
     Ablation("answers wait for the disk", "7", Outbox, "answer", _answer_at_once, 20),
     Ablation("the leader counts its own disk", "7", leading.Leading, "agreed", _count_last_as_own, 60),
     Ablation("a read waits for the no-op", "26", leading.Leading, "read", _read_without_noop, 200),

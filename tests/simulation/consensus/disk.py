@@ -15,7 +15,9 @@ from typing import Any
 from consensus import records
 from consensus.fence import Entry
 from consensus.journal import Batch, Hard, Journal, Loaded
+from consensus.replica import RefusedToStart
 from consensus.snapshots import BadSnapshot, Snapshot, parse, serialise
+from consensus.watermark import Watermark
 
 
 class Crash(BaseException):
@@ -31,6 +33,8 @@ class SimStore:
         self.snapshot: bytes | None = None  # the snapshot file, durable
         self.latency = (0.0002, 0.002)
         self.slow_until = 0.0
+        self.mark = Hard(), 0, 0  # what the watermark file says: hard state, last index and its term
+        self._marked_at = 0.0
         self.crash_in: int | None = None  # journal operations until the process dies
         self.dead = True
         self.life = 0
@@ -95,6 +99,16 @@ class SimStore:
         self.entries = [*entries, *batch.entries] if entries is self.entries else entries + batch.entries
         if batch.hard is not None:
             self.hard = batch.hard
+        self._remember(None if batch.keep_to is None else batch.keep_to)
+
+    def _remember(self, cut_to: int | None) -> None:
+        """What the real watermark remembers: at once when the log is cut, else at most once a second."""
+        hard, last, _ = self.mark
+        if cut_to is not None and cut_to < last:
+            self.mark = hard, cut_to, 0
+        if self.now() - self._marked_at >= 1.0:
+            self._marked_at = self.now()
+            self.mark = (self.hard, *(self.entries[-1][1:] if self.entries else (0, 0)))
 
     def wait(self, ticket: int) -> None:
         """Before the first turn of a node: nothing else runs, so the disk is simply on time."""
@@ -140,6 +154,26 @@ class SimStore:
             return True
         return False
 
+    def truncate(self) -> bool:
+        """Cuts the log, or sets the term back, behind the watermark. True when the real check notices."""
+        hard, last, last_term = self.mark
+        watermark = Watermark.__new__(Watermark)  # without its file
+        watermark._term, watermark._last, watermark._last_term = hard.term, last, last_term
+        watermark.check(self.hard, self.entries)  # sound before
+        first = self.entries[0][1] if self.entries else 1
+        term, cut = self.hard.term, self.entries
+        if last > first and self.rng.random() < 0.7:
+            cut = self.entries[: self.rng.randrange(last - first)]
+        elif hard.term > 0:
+            term = self.rng.randrange(hard.term)
+        else:
+            return True
+        try:
+            watermark.check(Hard(term), cut)
+        except RefusedToStart:
+            return True
+        return False
+
     def _flipped(self, data: bytes) -> bytes:
         position = self.rng.randrange(len(data))
         return data[:position] + bytes([data[position] ^ 1 << self.rng.randrange(8)]) + data[position + 1 :]
@@ -147,6 +181,7 @@ class SimStore:
     def lose(self) -> None:
         """The disk is replaced by an empty one; whoever lives here next has no vote."""
         self.entries, self.hard, self.snapshot = [], Hard(voter=False), None
+        self.mark = Hard(), 0, 0
 
 
 def parse_index(file: bytes) -> int:

@@ -58,6 +58,8 @@ class Member:
         self.rng = random.Random(f"member-{world.seed}-{name}")
         self.disk = SimStore(random.Random(f"disk-{world.seed}-{name}"), world.at)
         self.disk.now = lambda: world.clock
+        self.rate = self.rng.uniform(0.95, 1.05)  # of its clock
+        self.offset = self.rng.uniform(0, 1000)
         self.alive = False
         self.life = 0
         self.paused_until = 0.0
@@ -184,7 +186,7 @@ class Member:
         if self.alive:
             self._timer += 1
             timer = self._timer
-            delay = max(0.001, self.node.next_tick() - self.world.clock)
+            delay = max(0.001, (self.node.next_tick() - self.now()) / self.rate)
             self.world.at(delay, lambda: self.wake() if timer == self._timer and life == self.life else None)
 
     # -- the link
@@ -209,7 +211,7 @@ class Member:
     # -- the shell of the node
 
     def now(self) -> float:
-        return self.world.clock
+        return self.offset + self.world.clock * self.rate
 
     def send(self, peer: str, message: Message, bulk: bool) -> bool:
         world = self.world
@@ -560,6 +562,8 @@ class World:
             member.die("disk lost")
         if how == "flip" and not member.disk.flip():
             raise Violation("FC19 a flipped bit went unnoticed")
+        if how == "truncate" and not member.disk.truncate():
+            raise Violation("FC20 a log that was cut went unnoticed")
         self.count("disks lost")
         self.checker.lost_disk(name)
         member.disk.lose()

@@ -547,3 +547,61 @@ def test_a_vote_of_a_previous_campaign_does_not_elect() -> None:
     a.elect("c")
     a.hear("d", vote(old))
     assert not a.leads
+
+
+# What the simulation found in our own code, in a few lines.
+
+
+def test_a_lost_snapshot_piece_is_sent_again_from_where_the_member_is() -> None:
+    """Seeds 4 and 60, once: the repeat began where the last piece would, and never fitted."""
+    a = Solo(limits=Limits(compact_entries=40, keep_entries=4, piece_bytes=300, window_pieces=2))
+    a.elect("c")
+    for _ in range(60):
+        a.propose()
+        a.hear("c", answer(a.node.term, a.node.last + 1))
+    latest = a.shelf.latest()
+    assert latest is not None
+    a.node.snapshot_taken(latest.index)
+    term, member = a.node.term, a.node.leading.members["b"]
+    a.hear("b", answer(term, 2, matched=False, rejected=member.next - 1))
+    held = 300  # of two pieces under way the second is lost
+    a.hear(
+        "b",
+        {"type": "snapshot_answer", "term": term, "snapshot": (latest.index, term), "held": held, "round": 1},
+    )
+    a.wait(0.1)
+    again = []
+    for _ in range(4):  # nothing is answered for longer than a repeat takes
+        a.hear("c", answer(term, a.node.last + 1, round=a.node.leading.round))
+        again += [m["offset"] for p, m in a.wait(0.1) if p == "b" and m["type"] == "snapshot_piece"]
+    assert again[0] == held
+
+
+def test_an_empty_disk_votes_again_when_a_snapshot_brought_its_entry() -> None:
+    """Seed 33801, once: the entry that earns the vote lay before the beginning of its log."""
+    a = Solo()
+    a.node.journal.set_voter(False)
+    content = serialise(Snapshot(50, 4, b"", b"[]"))
+    a.hear("c", piece(5, content, 50, 4))
+    assert a.stored == [(50, 4, len(content), content[-32:])]
+    a.shelf.install(a.stored[0])
+    a.node.snapshot_stored(a.stored[0])
+    a.settle()
+    a.hear("c", append(5, (50, 4), [], commit=50, promote=(45, 7)))
+    assert a.node.journal.voter
+
+
+def test_every_bit_of_a_record_and_of_a_vote_is_covered_by_its_checksum() -> None:
+    """Seed 1228, once: the upper half of a term was not (FC19)."""
+    from consensus import records
+    from consensus.journal import Hard
+
+    key, value = records.pack_entry((b"\x00command", 7, 3))
+    hard = records.pack_hard(Hard(4, "b", 9, True))
+    for whole, read in ((value, lambda v: records.read_entry(key, v)), (hard, records.read_hard)):
+        read(whole)
+        for bit in range(8 * len(whole)):
+            flipped = bytearray(whole)
+            flipped[bit // 8] ^= 1 << bit % 8
+            with pytest.raises(ValueError, match=r".*"):
+                read(bytes(flipped))

@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 import grpc
-from tenacity import RetryError, Retrying, retry_if_exception_type, stop_when_event_set, wait_random
+from tenacity import RetryError, Retrying, retry_always, stop_when_event_set, wait_random
 
 from consensus.handshake import Hello, Refused, read
 from consensus.urgency import make_urgent
@@ -28,10 +28,6 @@ QUEUE_BYTES = 64 << 20
 BULK_BYTES = 2 << 20
 """Of them, pieces of a snapshot."""
 RECONNECT_S = (0.05, 0.2)
-
-
-class _Broken(Exception):
-    """A stream ended; try again."""
 
 
 class Outbound:
@@ -49,7 +45,7 @@ class Outbound:
         self._stopped = threading.Event()
         self._again = threading.Event()
         self._call: Any = None
-        self._refusal = ""
+        self._said = ""
         self._thread = threading.Thread(target=self._run, name=f"raft-out-{peer}", daemon=True)
 
     def start(self) -> None:
@@ -85,22 +81,29 @@ class Outbound:
     def _run(self) -> None:
         make_urgent()
         retrying = Retrying(
-            retry=retry_if_exception_type(_Broken),
+            retry=retry_always,
             wait=wait_random(*RECONNECT_S),
             stop=stop_when_event_set(self._stopped),
             sleep=self._pause,
         )
         try:
-            retrying(self._stream)
+            retrying(self._attempt)
         except RetryError:
             pass
+
+    def _attempt(self) -> None:
+        """Whatever goes wrong, a certificate that is being replaced for one, may be right at the next attempt."""
+        try:
+            self._stream()
+        except Exception as error:
+            self._say(f"cannot link to master {self._peer}: {error}")
 
     def _pause(self, seconds: float) -> None:
         self._again.wait(seconds)
         self._again.clear()
 
     def _stream(self) -> None:
-        """One connection, from its attempt to its end. Always raises _Broken."""
+        """One connection, from its attempt to its end."""
         self._queue = waiting = Queue()
         self._hello = hello = replace(self._hello, session=self._hello.session + 1)
         with self._connect(self._peer) as channel:
@@ -123,14 +126,17 @@ class Outbound:
                 if self._life:
                     self._post("down", self._peer, self._life)
                     self._life = 0
-        raise _Broken
 
     def _report(self, call: Any) -> None:
-        """Says once why the peer does not want us; that it is not there is no news."""
-        refusal = call.details() if call.code() is grpc.StatusCode.FAILED_PRECONDITION else ""
-        if refusal and refusal != self._refusal:
-            log.warning("master %s refuses our link: %s", self._peer, refusal)
-        self._refusal = refusal
+        """Says why the peer does not want us; that it is not there is no news."""
+        refused = call.code() is grpc.StatusCode.FAILED_PRECONDITION
+        self._say(f"master {self._peer} refuses our link: {call.details()}" if refused else "")
+
+    def _say(self, reason: str) -> None:
+        """Once, not at every attempt."""
+        if reason and reason != self._said:
+            log.warning(reason)
+        self._said = reason
 
     def _cancel(self) -> None:
         call = self._call

@@ -1,5 +1,4 @@
-"""Frames from member to member over mutually authenticated gRPC: one stream in each direction, a server of
-its own.
+"""Frames from member to member over mutually authenticated gRPC, one stream in each direction.
 
 The law: what arrives is from who the certificate says, of that peer's one living process, whole, in order,
 and bounded before it is read. What cannot be delivered is dropped together with the stream, never kept:
@@ -226,8 +225,7 @@ class GrpcLink:
 
     def _frame(self, handler: Handler, inbound: _Inbound, frame: pb.Frame, size: int) -> None:
         inbound.taken += size
-        # Frames of a life that we cannot answer yet, or no longer, would have no effect that lasts: let them
-        # go.
+        # Frames of a life that we cannot answer yet, or no longer, would have no lasting effect: let them go.
         if self._inbound.get(inbound.peer) is inbound and self._lives.get(inbound.peer) == inbound.hello.life:
             handler.on_frame(inbound.peer, frame)
 
@@ -254,14 +252,11 @@ class GrpcLink:
 
     def _link(self, frames: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         """Serves one stream from a peer, on a thread of gRPC's, to its end."""
+        if not self._hello.cluster_id:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "not in a cluster yet")
         try:
             hello = read(context.invocation_metadata())
-            check(
-                self._hello,
-                hello,
-                self._peers,
-                peer_certificate(context.auth_context()) if self._config.tls else None,
-            )
+            check(self._hello, hello, self._peers, self._certified(context))
             inbound = self._admit(hello, context)
         except Refused as error:
             self._say_refused(str(error), context.peer())

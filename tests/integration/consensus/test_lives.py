@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+import shutil
 import threading
 import time
 
 import pytest
 
+from consensus.recovery import recover
 from tests.integration.consensus.cluster import IDS, Cluster, Gone, until
 
 SMALL = {"compact_entries": 400, "keep_entries": 50, "compact_bytes": 1 << 20}
@@ -158,3 +160,22 @@ def test_a_rolling_restart_fails_no_request(tmp_path):
 def _caught_up(cluster: Cluster, me: str) -> bool:
     status = cluster.status(me)
     return status["leader"] is not None and status["applied"] >= status["commit"] > 1
+
+
+def test_after_two_of_three_disks_are_lost_a_new_cluster_goes_on_with_the_third(tmp_path):
+    """`mr master recover`: every member of the new cluster is made from the same survivor."""
+    with Cluster(tmp_path / "c", limits=SMALL) as cluster:
+        cluster.start()
+        leader = cluster.leader()
+        assert cluster.processes[leader].ask("load", prefix="n", count=1000)["ok"] == 1000
+        cluster.converged()
+        cluster_id = cluster.status(leader)["cluster_id"]
+        cluster.kill()
+        survivor = (tmp_path / "c" / leader).rename(tmp_path / "survivor")
+        for me in IDS:
+            shutil.rmtree(tmp_path / "c" / me, ignore_errors=True)
+            assert "may be lost" in recover(survivor, tmp_path / "c" / me, me, IDS)
+        cluster.start()
+        cluster.propose("after")
+        assert cluster.converged()["count"] == 1001
+        assert cluster.status(leader)["cluster_id"] != cluster_id

@@ -372,3 +372,17 @@ async def test_it_shares_a_process_with_grpc_aio(tls):
             assert await channel.unary_unary("/t/Echo")(b"hi") == b"hi"
         await working
     await server.stop(None)
+
+
+def test_a_certificate_that_is_gone_for_a_while_ends_no_link_for_good(tmp_path):
+    """A renewal that is half done, or a file server that hangs: the next attempt finds it again."""
+    certificates.init(tmp_path)
+    a, b = Member(tmp_path, "a"), Member(tmp_path, "b")
+    key = tmp_path / "master-a.key"
+    hidden = key.rename(tmp_path / "hidden")
+    with linked(a, b):
+        until([a, b], lambda: b.up("a"))
+        time.sleep(0.3)
+        assert not a.up("b")
+        hidden.rename(key)
+        until([a, b], lambda: a.up("b"))

@@ -1,0 +1,69 @@
+"""Every checker, and the judgement of a whole run. A checker that crashes says unknown, never valid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+from jepsen_like import checkers_attempts as attempts
+from jepsen_like import checkers_clients as clients
+from jepsen_like import checkers_consensus as consensus
+from jepsen_like import checkers_data as data
+from jepsen_like.evidence import Evidence
+from jepsen_like.history import Event
+from jepsen_like.verdict import Outcome, Verdict, worst
+
+Checker: TypeAlias = Callable[[Sequence[Event], Evidence], Verdict]
+
+# The order is that of the report: what a user fears most comes first.
+CHECKERS: tuple[Checker, ...] = (
+    data.outputs,
+    clients.acknowledged,
+    clients.linearizable,
+    clients.ends,
+    clients.liveness,
+    attempts.no_rerun,
+    attempts.one_winner,
+    attempts.granted,
+    attempts.barrier,
+    attempts.fenced,
+    clients.cancels,
+    clients.requests,
+    clients.conservation,
+    data.file_sets,
+    data.manifests,
+    data.counters,
+    data.inputs,
+    consensus.elections,
+    consensus.terms,
+    consensus.logs,
+    consensus.states,
+    consensus.views,
+    data.leftovers,
+    data.secrets,
+)
+# These need only the history: what is checked of a history that a user recorded.
+FROM_HISTORY: tuple[Checker, ...] = (clients.linearizable, clients.requests, clients.conservation)
+
+
+def judge(history: Sequence[Event], evidence: Evidence | None) -> list[Verdict]:
+    """One verdict a checker. Without evidence, only what a history by itself can show."""
+    if evidence is None:
+        return [_run(checker, history, Evidence()) for checker in FROM_HISTORY]
+    verdicts = [_run(checker, history, evidence) for checker in CHECKERS]
+    if evidence.config.get("faults") != "none":
+        verdicts.append(_run(clients.proofs, history, evidence))
+    return verdicts
+
+
+def overall(verdicts: Sequence[Verdict]) -> Outcome:
+    """Of the whole run."""
+    return worst(verdicts)
+
+
+def _run(checker: Checker, history: Sequence[Event], evidence: Evidence) -> Verdict:
+    try:
+        return checker(history, evidence)
+    except Exception as crash:  # evidence of a shape that nobody foresaw must not look like innocence
+        name = checker.__name__.replace("_", " ")
+        return Verdict(checker=name, outcome=Outcome.UNKNOWN, reason=f"the checker crashed: {crash!r}")

@@ -1,0 +1,224 @@
+"""The audit of attempts, from the workers' journals and the tasks' own marks, never from the masters' table: T1 to T5,
+T9, C12.
+
+What a master logged as lost is taken from the job's events: a loss excuses a second run, and nothing else does. A
+worker hears of a decision after it is taken, so a time or index in a journal is never earlier than the truth: what is
+called wrong here is wrong for certain.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+from jepsen_like.checkers_consensus import verdict
+from jepsen_like.evidence import Evidence
+from jepsen_like.history import Event
+from jepsen_like.verdict import Verdict
+
+_NAME = re.compile(r"(\d+)\.([a-z])-(\d+)\.a(\d+)")
+# While a worker's disk fails, its journal may lack lines; then nothing is concluded from a line that is missing.
+_DISK_FAULTS = ("disk", "full", "read-only", "eio", "enospc", "inode")
+
+
+@dataclass(slots=True)
+class Attempt:
+    """What the journals say of one attempt, over all workers."""
+
+    job: str
+    task: str  # "0.m-00007"
+    number: int
+    begun: list[tuple[str, str, int]] = field(default_factory=list)  # (worker, life, t)
+    assigned_index: int = 0  # least
+    written: list[tuple[str, str, int]] = field(default_factory=list)
+    accepted: list[tuple[str, str, int, int]] = field(default_factory=list)  # (worker, life, t, index)
+    runs: dict[int, int] = field(default_factory=dict)  # a reduce: map -> attempt
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.job} {self.task}.a{self.number}"
+
+    @property
+    def is_map(self) -> bool:
+        """Whether its output may be lost."""
+        return ".m-" in self.task
+
+    @property
+    def accepted_index(self) -> int:
+        """Its acceptance was in the log by then; 0 = never heard of."""
+        return min((index for *_, index in self.accepted), default=0)
+
+    @property
+    def accepted_t(self) -> int:
+        """It was accepted by then."""
+        return min((t for _, _, t, _ in self.accepted), default=0)
+
+
+def attempts(evidence: Evidence) -> dict[tuple[str, str], list[Attempt]]:
+    """Every attempt by (job, task), in the order of their numbers."""
+    found: dict[tuple[str, str, int], Attempt] = {}
+    for worker in evidence.workers:
+        for line in worker.journal:
+            match = _NAME.fullmatch(line.get("attempt", ""))
+            if match:
+                task, number = f"{match[1]}.{match[2]}-{match[3]}", int(match[4])
+                key = (line["job"], task, number)
+                _take(found.setdefault(key, Attempt(*key)), worker.id, line)
+    tasks: dict[tuple[str, str], list[Attempt]] = defaultdict(list)
+    for key in sorted(found):
+        tasks[key[:2]].append(found[key])
+    return tasks
+
+
+def _take(attempt: Attempt, worker: str, line: dict[str, Any]) -> None:
+    match line["what"]:
+        case "assigned":
+            index = line["index"]
+            attempt.assigned_index = min(attempt.assigned_index or index, index)
+        case "begun":
+            attempt.begun.append((worker, line["life"], line["t"]))
+            attempt.runs.update(dict(line["runs"]))
+        case "written":
+            attempt.written.append((worker, line["life"], line["t"]))
+        case "settled" if line["accepted"]:
+            attempt.accepted.append((worker, line["life"], line["t"], line["index"]))
+
+
+def one_winner(history: Sequence[Event], evidence: Evidence) -> Verdict:
+    """T1, T3: a task has one accepted attempt; a map may have another only after its output was lost by the log."""
+    lost = _losses(evidence)
+    wrong, counted = [], 0
+    for (job, task), tried in attempts(evidence).items():
+        winners = [one for one in tried if one.accepted]
+        counted += bool(winners)
+        for earlier, later in pairwise(winners):
+            if not (earlier.is_map and lost.get((job, task, earlier.number))):
+                wrong.append(
+                    f"{earlier.name} and {later.name} were both accepted, and nothing was lost in between"
+                )
+    _ = history
+    return verdict("one winner a task", ("T1", "T3"), wrong, {"tasks": counted}, needs="tasks")
+
+
+def granted(history: Sequence[Event], evidence: Evidence) -> Verdict:
+    """T2, T5: what is accepted was assigned to, begun and written by that life of that worker; nothing begins twice."""
+    blind = any(word in e.op for e in history if e.kind == "hurt" for word in _DISK_FAULTS)
+    wrong, counted = [], 0
+    marks: dict[tuple[str, str, int], int] = defaultdict(int)
+    for mark in evidence.marks:
+        marks[mark.job, mark.task, mark.attempt] += 1
+    for tried in attempts(evidence).values():
+        for one in tried:
+            counted += len(one.begun)
+            if len(one.begun) > 1:
+                where = ", ".join(f"{w} at {t / 1e9:.3f} s" for w, _, t in one.begun)
+                wrong.append(f"{one.name} began {len(one.begun)} times: {where}")
+            if one.accepted and not blind:
+                lives = {(w, life) for w, life, _ in one.written}
+                wrong += [
+                    f"{one.name} was accepted from {w}, which never wrote it"
+                    for w, life, *_ in one.accepted
+                    if (w, life) not in lives
+                ]
+    wrong += [
+        f"{job} {task} attempt {number} met its first record {count} times"
+        for (job, task, number), count in marks.items()
+        if count > 1
+    ]
+    counts = {"begun": counted, "marks": len(evidence.marks)}
+    return verdict("attempts are granted", ("T2", "T5"), wrong, counts, needs="begun")
+
+
+def no_rerun(history: Sequence[Event], evidence: Evidence) -> Verdict:
+    """T4: after a task was accepted nothing assigns it again, unless its output was lost by the log: a change of leader
+    is no reason."""
+    lost = _losses(evidence)
+    wrong, counted = [], 0
+    for (job, task), tried in attempts(evidence).items():
+        for winner in (one for one in tried if one.accepted):
+            counted += 1
+            for later in tried:
+                if later.number <= winner.number or later.assigned_index <= winner.accepted_index:
+                    continue
+                if winner.is_map and any(
+                    i <= later.assigned_index for i in lost.get((job, task, winner.number), ())
+                ):
+                    continue
+                wrong.append(
+                    f"{later.name} was assigned at index {later.assigned_index}, though {winner.name}"
+                    f" was accepted by index {winner.accepted_index} and not lost"
+                )
+    _ = history
+    return verdict("no finished task runs again", ("T4",), wrong, {"tasks": counted}, needs="tasks")
+
+
+def barrier(history: Sequence[Event], evidence: Evidence) -> Verdict:
+    """T9: an accepted reduce has merged one output of every map, none of them replaced before it was written."""
+    tasks = attempts(evidence)
+    wrong, counted = [], 0
+    maps_of: dict[tuple[str, str], int] = defaultdict(int)
+    for job, task in tasks:
+        if ".m-" in task:
+            maps_of[job, task.partition(".")[0]] += 1
+    for (job, task), tried in tasks.items():
+        step, _, _ = task.partition(".")
+        for reduce in (one for one in tried if one.accepted and one.begun and ".r-" in task):
+            counted += 1
+            missing = maps_of[job, step] - len(reduce.runs)
+            if missing > 0:
+                wrong.append(f"{reduce.name} was accepted without {missing} of {maps_of[job, step]} maps")
+            at = max((t for *_, t in reduce.written), default=0)
+            for number, version in reduce.runs.items():
+                others = tasks.get((job, f"{step}.m-{number:05d}"), [])
+                newer = [m for m in others if m.number > version and m.accepted and m.accepted_t < at]
+                if newer:
+                    ago = (at - newer[-1].accepted_t) / 1e9
+                    wrong.append(
+                        f"{reduce.name} was accepted with attempt {version} of map {number}, though attempt"
+                        f" {newer[-1].number} had replaced it {ago:.3f} s before it was written"
+                    )
+    _ = history
+    return verdict("reduces wait for maps", ("T9",), wrong, {"reduces": counted})
+
+
+def fenced(history: Sequence[Event], evidence: Evidence) -> Verdict:
+    """C12: no life of a worker obeys a term older than one it has obeyed before."""
+    wrong, counted = [], 0
+    for worker in evidence.workers:
+        highest: dict[str, tuple[int, dict[str, Any]]] = {}
+        for line in worker.journal:
+            if not line.get("term"):
+                continue
+            counted += 1
+            term, before = highest.get(line["life"], (0, line))
+            if line["term"] < term:
+                wrong.append(
+                    f"{worker.id} obeyed term {line['term']} ({line['what']} {line.get('attempt', '')}) at"
+                    f" {line['t'] / 1e9:.3f} s after term {term} at {before['t'] / 1e9:.3f} s"
+                )
+            else:
+                highest[line["life"]] = (line["term"], line)
+    _ = history
+    return verdict("workers obey the newest term", ("C12",), wrong, {"orders": counted}, needs="orders")
+
+
+def _losses(evidence: Evidence) -> dict[tuple[str, str, int], list[int]]:
+    """(job, task, attempt) of map outputs that the log declares lost -> at which indexes."""
+    found: dict[tuple[str, str, int], list[int]] = defaultdict(list)
+    for job, event in _events(evidence, "MapOutputLost"):
+        step, _, rest = event["task"].rpartition(".")
+        letter, _, index = rest.partition("-")
+        found[job, f"{step or 0}.{letter}-{int(index):05d}", event["attempt"]].append(event["index"] or 0)
+    return found
+
+
+def _events(evidence: Evidence, kind: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    for job in evidence.jobs:
+        for event in job.events:
+            if event["type"] == kind and event["task"]:
+                yield job.id, event

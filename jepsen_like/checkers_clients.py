@@ -1,0 +1,211 @@
+"""What clients were told, judged: C8 to C11, C14, T7, T8, T10, T12, and whether the run proves anything at all."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from jepsen_like import linearizability
+from jepsen_like.checkers_consensus import verdict
+from jepsen_like.evidence import Evidence, Job
+from jepsen_like.history import Event
+from jepsen_like.model import JobModel, operations
+from jepsen_like.verdict import Outcome, Verdict
+
+ENDS = frozenset({"SUCCEEDED", "FAILED", "CANCELLED"})
+FAILOVER_S = 10.0  # from the last heal until a leader commits (C14)
+
+
+def linearizable(history: Sequence[Event], _evidence: Evidence) -> Verdict:
+    """C11, C10, T8: for each job one order explains every answer."""
+    return linearizability.check(operations(history), JobModel())
+
+
+def acknowledged(history: Sequence[Event], evidence: Evidence) -> Verdict:
+    """C8: every job whose submit was answered exists in the end. C9: one that was only ever refused does not."""
+    ids = {job.id: job for job in evidence.jobs}
+    accepted = {e.value["job"] for e in _answers(history, "submit", "ok")}
+    calls = _calls(history, "submit")
+    perhaps = {calls[e.id] for e in _answers(history, "submit", "info") if e.id in calls}
+    perhaps |= {job for number, job in calls.items() if number not in _ended(history)}
+    refused = {calls[e.id] for e in _answers(history, "submit", "fail") if e.id in calls} - accepted - perhaps
+    wrong = [
+        f"submit of {job} was acknowledged, but the job is gone"
+        for job in sorted(accepted)
+        if _gone(ids, job)
+    ]
+    wrong += [
+        f"submit of {job} was refused for certain, but the job exists"
+        for job in sorted(refused)
+        if _there(ids, job)
+    ]
+    counted = {"acknowledged": len(accepted), "refused": len(refused), "unknown": len(perhaps - accepted)}
+    return verdict("acknowledged jobs exist", ("C8", "C9"), wrong, counted, needs="acknowledged")
+
+
+def requests(history: Sequence[Event], evidence: Evidence) -> Verdict:
+    """C10: a request id has one effect: whatever it is sent with later, it answers with its first job."""
+    wrong = []
+    answers = _answers(history, "again", "ok")
+    calls = {e.id: e.value for e in history if e.op == "again" and e.kind == "invoke"}
+    for answer in answers:
+        call = calls[answer.id]
+        if answer.value["job"] != call["job"]:
+            wrong.append(f"request {call['request']} made {call['job']}, then also {answer.value['job']}")
+    listed = {job.id for job in evidence.jobs if job.status}
+    wrong += [
+        f"{job} exists, though its request id was another job's"
+        for job in sorted(listed)
+        if job.endswith("-other")
+    ]
+    return verdict("one request, one effect", ("C10",), wrong, {"repeated": len(answers)})
+
+
+def cancels(history: Sequence[Event], evidence: Evidence) -> Verdict:
+    """T7: once a cancel is answered CANCELLED, that is how the job ends; nothing of it commits later, and its output
+    holds nothing."""
+    ids = {job.id: job for job in evidence.jobs}
+    calls = _calls(history, "cancel")
+    wrong, counted = [], 0
+    for event in _answers(history, "cancel", "ok"):
+        if event.value["state"] != "CANCELLED" or event.id not in calls:
+            continue
+        counted += 1
+        id = calls[event.id]
+        job = ids.get(id)
+        state = job.status["state"] if job and job.status else "gone"
+        if state != "CANCELLED":
+            wrong.append(f"{id}: cancel was answered at {event.t / 1e9:.3f} s, but the job is {state}")
+        if job and job.output:
+            wrong.append(f"{id}: cancelled, but its output holds {', '.join(sorted(job.output))}")
+        wrong += [
+            f"{id}: cancelled at {event.t / 1e9:.3f} s, but {attempt}, written at {at / 1e9:.3f} s, was accepted"
+            for attempt, at in _accepted_late(evidence, id, event.t)
+        ]
+    return verdict("cancel wins", ("T7",), wrong, {"cancels": counted})
+
+
+def conservation(history: Sequence[Event], _evidence: Evidence) -> Verdict:
+    """T10: in every answer idle + in progress + completed = the number of tasks."""
+    wrong, counted = [], 0
+    for event in _answers(history, "status", "ok"):
+        for step, kind, total, *parts in event.value.get("tasks", ()):
+            counted += 1
+            if sum(parts) != total:
+                wrong.append(
+                    f"{event.t / 1e9:.3f} s: step {step} {kind} has {total} tasks, but {parts} make {sum(parts)}"
+                )
+    return verdict("tasks are conserved", ("T10",), wrong, {"counts": counted})
+
+
+def liveness(history: Sequence[Event], evidence: Evidence) -> Verdict:
+    """T12: after the last heal every job ends in the calm. C14: some leader commits soon after it."""
+    wrong = [
+        f"{job} did not end within {evidence.calm_s:.0f} s after the last heal" for job in evidence.unfinished
+    ]
+    healed = evidence.healed_t
+    before = max((_commit(e) for e in history if e.t <= healed), default=0)
+    after = [e for e in history if e.t > healed and _commit(e) > before]
+    window = [e for e in history if e.op == "master" and e.t > healed + FAILOVER_S * 1e9]
+    if after and (after[0].t - healed) / 1e9 > FAILOVER_S and _asked_between(history, healed, after[0].t):
+        wrong.append(
+            f"no leader committed within {FAILOVER_S:g} s after the last heal at {healed / 1e9:.1f} s"
+        )
+    if not after and window and _asked_between(history, healed, window[-1].t):
+        wrong.append(f"no leader committed anything after the last heal at {healed / 1e9:.1f} s")
+    counted = {"jobs": len(evidence.jobs), "unfinished": len(evidence.unfinished)}
+    return verdict("jobs end in the calm", ("T12", "C14"), wrong, counted, needs="jobs")
+
+
+def ends(_history: Sequence[Event], evidence: Evidence) -> Verdict:
+    """T6: a job that nobody cancelled ends as its code says, whatever happened to the cluster; a poisoned one fails
+    after its own attempts, and says why."""
+    wrong, counted = [], 0
+    for job in evidence.jobs:
+        if job.status is None or not job.shape or job.status["state"] == "CANCELLED":
+            continue
+        counted += 1
+        state = job.status["state"]
+        if state in ENDS and state != job.expected:
+            wrong.append(f"{job.id} ended {state}, not {job.expected}: {job.status['reason']}")
+        if state == "FAILED" and job.expected == "FAILED":
+            failure = job.status["failure"] or {}
+            if failure.get("cause") != "USER_EXCEPTION" or "POISON" not in failure.get("message", ""):
+                wrong.append(
+                    f"{job.id} failed by its own code, but says {failure.get('cause')}: {failure.get('message')}"
+                )
+            tries = Counter(m.task for m in evidence.marks if m.job == job.id)[failure.get("task") or ""]
+            if tries < 4:
+                wrong.append(
+                    f"{job.id} was given up after {tries} attempts of {failure.get('task')}, 4 are promised"
+                )
+    return verdict("jobs end as they should", ("T6",), wrong, {"jobs": counted}, needs="jobs")
+
+
+def proofs(history: Sequence[Event], _evidence: Evidence) -> Verdict:
+    """A run is void unless its faults are proven: each has its own proof, and somebody asked something meanwhile."""
+    hurts = {e.id: e for e in history if e.kind == "hurt"}
+    proven = {e.id for e in history if e.kind == "proof" and e.value}
+    heals = {e.id: e.t for e in history if e.kind == "heal"}
+    busy = [e.t for e in history if e.kind == "invoke"]
+    missing = [f"{e.op} at {e.t / 1e9:.1f} s" for number, e in hurts.items() if number not in proven]
+    idle = [
+        f"{e.op} at {e.t / 1e9:.1f} s"
+        for number, e in hurts.items()
+        if number in heals and not any(e.t - 1e9 <= t <= heals[number] + 1e9 for t in busy)
+    ]
+    counted = {"faults": len(hurts), "proven": len(proven & hurts.keys())}
+    reason = ""
+    if not hurts:
+        reason = "void: no fault was injected"
+    elif missing:
+        reason = f"void: not proven to have struck: {', '.join(missing[:5])}"
+    elif len(idle) == len(hurts):
+        reason = "void: no client asked anything while a fault hurt"
+    outcome = Outcome.UNKNOWN if reason else Outcome.VALID
+    return Verdict(checker="faults are proven", outcome=outcome, reason=reason, counted=counted)
+
+
+def _answers(history: Sequence[Event], op: str, kind: str) -> list[Event]:
+    return [event for event in history if event.op == op and event.kind == kind]
+
+
+def _calls(history: Sequence[Event], op: str) -> dict[int, str]:
+    return {event.id: event.value["job"] for event in history if event.op == op and event.kind == "invoke"}
+
+
+def _ended(history: Sequence[Event]) -> set[int]:
+    return {event.id for event in history if event.kind in {"ok", "fail", "info"}}
+
+
+def _there(ids: Mapping[str, Job], job: str) -> bool:
+    return job in ids and ids[job].status is not None
+
+
+def _gone(ids: Mapping[str, Job], job: str) -> bool:
+    return not _there(ids, job)
+
+
+def _accepted_late(evidence: Evidence, job: str, since: int) -> list[tuple[str, int]]:
+    """Attempts whose output was written after `since` and accepted all the same; removing what is left is wanted."""
+    found = []
+    for worker in evidence.workers:
+        mine = [line for line in worker.journal if line.get("job") == job]
+        written = {
+            line["attempt"]: line["t"] for line in mine if line["what"] == "written" and line["t"] > since
+        }
+        taken = {line["attempt"] for line in mine if line["what"] == "settled" and line["accepted"]}
+        found += [(name, at) for name, at in written.items() if name in taken and ".x-" not in name]
+    return found
+
+
+def _commit(event: Event) -> int:
+    return (
+        int(event.value.get("commit") or 0)
+        if event.op == "master" and event.value.get("role") == "leader"
+        else 0
+    )
+
+
+def _asked_between(history: Sequence[Event], begin: int, end: int) -> bool:
+    return any(begin <= e.t <= end and e.kind == "invoke" and e.op in {"submit", "cancel"} for e in history)

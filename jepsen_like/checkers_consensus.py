@@ -1,0 +1,177 @@
+"""The consensus plane judged from the disks of the masters and from what each said of itself: C1, C2, C3, C5, C6, C7.
+
+Pure: evidence in, verdict out. `mr master dump` replays each log with the replica's own snapshot as the start, so equal
+hashes of the state at one index mean that a snapshot and the entries up to it say the same (C7).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from jepsen_like.evidence import Evidence, Master
+from jepsen_like.history import Event
+from jepsen_like.verdict import Outcome, Verdict
+
+MOST = 8  # lines of an excerpt
+
+
+def verdict(
+    checker: str,
+    invariants: tuple[str, ...],
+    wrong: Sequence[str],
+    counted: dict[str, int],
+    *,
+    needs: str = "",
+    reason: str = "",
+) -> Verdict:
+    """Invalid when something is `wrong`; unknown when `needs`, the evidence it rests on, was not there at all."""
+    if wrong:
+        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        return Verdict(
+            checker=checker,
+            outcome=Outcome.INVALID,
+            invariants=invariants,
+            reason=wrong[0] + more,
+            excerpt=tuple(wrong[:MOST]),
+            counted=counted,
+        )
+    missing = bool(needs) and not counted.get(needs)
+    why = f"no evidence: {needs} = 0" if missing else reason
+    outcome = Outcome.UNKNOWN if missing else Outcome.VALID
+    return Verdict(checker=checker, outcome=outcome, invariants=invariants, reason=why, counted=counted)
+
+
+def elections(history: Sequence[Event], evidence: Evidence) -> Verdict:
+    """C1: nobody ever saw two leaders of one term: neither the watcher nor any worker that was welcomed."""
+    leaders: dict[int, dict[str, str]] = defaultdict(dict)
+    for event in history:
+        if event.op == "master" and event.value.get("role") == "leader":
+            leaders[event.value["term"]].setdefault(
+                event.node, f"{event.node} said so at {event.t / 1e9:.3f} s"
+            )
+    for worker in evidence.workers:
+        for line in worker.journal:
+            if line["what"] == "joined" and line["leader"]:
+                said = f"{worker.id} was welcomed by {line['leader']} at {line['t'] / 1e9:.3f} s"
+                leaders[line["term"]].setdefault(line["leader"], said)
+    wrong = [
+        f"term {term} had {len(who)} leaders: {'; '.join(who.values())}"
+        for term, who in leaders.items()
+        if len(who) > 1
+    ]
+    return verdict("one leader a term", ("C1",), wrong, {"terms": len(leaders)}, needs="terms")
+
+
+def terms(history: Sequence[Event], evidence: Evidence) -> Verdict:
+    """C2: a master's term never falls, over all its lives; its disk still knows the greatest that it was seen in.
+    A master whose whole disk was taken away on purpose is not asked."""
+    seen: dict[str, tuple[int, int]] = {}
+    wrong, counted = [], 0
+    replaced = {e.node for e in history if e.op in {"disk-replaced", "lose-disk"} and e.node}
+    for event in history:
+        if event.op == "master" and event.value.get("term") and event.node not in replaced:
+            counted += 1
+            term, at = seen.get(event.node, (0, 0))
+            if event.value["term"] < term:
+                wrong.append(
+                    f"{event.node} was in term {term} at {at / 1e9:.3f} s and in term {event.value['term']}"
+                    f" at {event.t / 1e9:.3f} s"
+                )
+            if event.value["term"] >= term:
+                seen[event.node] = (event.value["term"], event.t)
+    for master in evidence.masters:
+        member = _of_type(master, "member")
+        if member and master.id in seen and member[0]["term"] < seen[master.id][0]:
+            wrong.append(
+                f"{master.id} was seen in term {seen[master.id][0]}, its disk says {member[0]['term']}"
+            )
+    return verdict("terms never fall", ("C2",), wrong, {"observations": counted}, needs="observations")
+
+
+def logs(_history: Sequence[Event], evidence: Evidence) -> Verdict:
+    """C3 and C5: one entry at (index, term) in two logs means one content and one prefix; what is committed at an index
+    is the same everywhere."""
+    wrong: list[str] = []
+    entries = {
+        m.id: {line["index"]: line for line in _of_type(m, "entry")} for m in evidence.masters if m.dump
+    }
+    names = sorted(entries)
+    compared = 0
+    for position, one in enumerate(names):
+        for other in names[position + 1 :]:
+            mine, theirs = entries[one], entries[other]
+            matched_at = 0  # the highest index at which both have one term: the prefixes below must be equal
+            for index in sorted(mine.keys() & theirs.keys(), reverse=True):
+                compared += 1
+                a, b = mine[index], theirs[index]
+                same_term, same = a["term"] == b["term"], a["digest"] == b["digest"]
+                if same_term and not matched_at:
+                    matched_at = index
+                if same_term and same:
+                    continue
+                where = f"index {index}: {one} has {_entry(a)}, {other} has {_entry(b)}"
+                if a["committed"] and b["committed"]:
+                    wrong.append(f"two entries are committed at {where}")
+                elif same_term:
+                    wrong.append(f"one term, two contents at {where}")
+                elif matched_at:
+                    wrong.append(f"the logs agree at {matched_at}, but not before, at {where}")
+    wrong += _gaps(evidence)
+    refused = [f"{m.id}: {m.refused}" for m in evidence.masters if m.refused]
+    reason = f"not readable: {'; '.join(refused)}" if refused else ""
+    return verdict("logs agree", ("C3", "C5"), wrong, {"entries": compared}, needs="entries", reason=reason)
+
+
+def _entry(line: dict[str, Any]) -> str:
+    return f"term {line['term']} {line['digest'][:12]}"
+
+
+def _gaps(evidence: Evidence) -> Iterable[str]:
+    """A log has no hole, and its terms never fall from entry to entry."""
+    for master in evidence.masters:
+        before: dict[str, int] = {}
+        for line in _of_type(master, "entry"):
+            if before and line["index"] != before["index"] + 1:
+                yield f"{master.id}: the log goes from index {before['index']} to {line['index']}"
+            if before and line["term"] < before["term"]:
+                yield f"{master.id}: term {line['term']} at index {line['index']} comes after term {before['term']}"
+            before = line
+
+
+def states(_history: Sequence[Event], evidence: Evidence) -> Verdict:
+    """C6 and C7: at every index at which two replicas have a state, it is one state; wherever each began from."""
+    wrong, compared = [], 0
+    found: dict[int, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for master in evidence.masters:
+        began = {line["index"] for line in _of_type(master, "snapshot")}
+        for line in _of_type(master, "state"):
+            how = " (its snapshot)" if line["index"] in began else ""
+            found[line["index"]][line["hash"]].append(master.id + how)
+    for index in sorted(found):
+        compared += sum(map(len, found[index].values())) > 1
+        if len(found[index]) > 1:
+            who = "; ".join(f"{', '.join(ids)}: {hash[:12]}" for hash, ids in found[index].items())
+            wrong.append(f"after index {index} the replicas differ: {who}")
+    return verdict("states agree", ("C6", "C7"), wrong, {"states": compared}, needs="states")
+
+
+def views(_history: Sequence[Event], evidence: Evidence) -> Verdict:
+    """C6, T11: when all is quiet, every living master by itself shows every job alike, counters too."""
+    wrong, compared = [], 0
+    shown: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for master in evidence.masters:
+        for job, view in master.view.items():
+            if "error" not in view or view["error"] == "NotFound":
+                shown[job][repr(sorted(view.items()))].append(master.id)
+    for job, versions in shown.items():
+        compared += 1
+        if len(versions) > 1:
+            who = "; ".join(f"{', '.join(ids)} show {text[:160]}" for text, ids in versions.items())
+            wrong.append(f"{job} looks different: {who}")
+    return verdict("masters show one table", ("C6", "T11"), wrong, {"jobs": compared})
+
+
+def _of_type(master: Master, kind: str) -> list[dict[str, Any]]:
+    return [line for line in master.dump if line.get("type") == kind]

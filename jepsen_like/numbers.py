@@ -1,0 +1,72 @@
+"""The numbers of a run: how much was attacked, how much was checked, how long nobody led. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from jepsen_like.evidence import Evidence
+from jepsen_like.history import Event
+
+
+def gaps_s(history: Sequence[Event]) -> list[float]:
+    """Seconds from the moment at which a leader was last seen in office, when it then lost it, until a leader of a
+    newer term was seen. As seen from outside, ten times a second."""
+    found: list[float] = []
+    leader, last, lost = "", 0, 0
+    term = 0
+    for event in history:
+        if event.op != "master":
+            continue
+        role, now = event.value.get("role"), event.value.get("term", 0)
+        if role == "leader" and now >= term:
+            if term and now > term:
+                found.append((event.t - (lost or last)) / 1e9)
+            leader, term, lost, last = event.node, now, 0, event.t
+        elif event.node == leader and not lost:
+            lost = event.t
+    return found
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value below which `share` of `values` lie; 0 when there are none."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
+
+
+def numbers(history: Sequence[Event], evidence: Evidence) -> dict[str, str]:
+    """Name to text, in the order of the report."""
+    operations = Counter(e.kind for e in history if e.kind in {"ok", "fail", "info"})
+    proven = Counter(e.op for e in history if e.kind == "proof" and e.value)
+    terms = {e.value["term"] for e in history if e.op == "master" and e.value.get("role") == "leader"}
+    gaps = gaps_s(history)
+    states = Counter(job.status["state"] if job.status else "gone" for job in evidence.jobs)
+    reruns: Counter[str] = Counter()
+    for job in evidence.jobs:
+        if job.status:
+            reruns.update(job.status["reruns"])
+    lost = sum(
+        int(e.value.get("bytes_lost", 0)) for e in history if e.kind == "proof" and isinstance(e.value, dict)
+    )
+    compared = sum(part["bytes"] for job in evidence.jobs for part in job.reference.values())
+    return {
+        "operations": f"{sum(operations.values())}: {operations['ok']} ok, {operations['fail']} refused,"
+        f" {operations['info']} without a certain answer",
+        "jobs": ", ".join(f"{count} {state}" for state, count in states.items()) or "none",
+        "attempts begun": str(sum(line["what"] == "begun" for w in evidence.workers for line in w.journal)),
+        "finished tasks run again": ", ".join(f"{count} {why}" for why, count in reruns.items()) or "none",
+        "faults proven": f"{sum(proven.values())}: "
+        + ", ".join(f"{n} {name}" for name, n in proven.most_common())
+        if proven
+        else "none",
+        "terms": str(len(terms)),
+        "failover": f"{len(gaps)} times, without a leader p50 {percentile(gaps, 0.5):.2f} s, most {max(gaps):.2f} s"
+        if gaps
+        else "none",
+        "bytes lost in power cuts": f"{lost:,}",
+        "output compared": f"{compared:,} bytes",
+        "log entries compared": str(
+            sum(line.get("type") == "entry" for m in evidence.masters for line in m.dump)
+        ),
+        "calm until the last job ended": f"{evidence.calm_s:.1f} s",
+    }

@@ -1,0 +1,82 @@
+"""Asks every master by itself, a few times a second, who it thinks it is: the evidence for C1, C2, C14 and the picture.
+
+Asks the masters one by one and never believes one about another. Records a note `master` whenever a master's role or
+term changes, when it stops answering, and at least every second while it leads (its commit index moves).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from jepsen_like.history import History
+from mr.settings import Tls
+
+EVERY_S = 0.1
+PATIENCE_S = 0.4
+AGAIN_S = 1.0
+
+
+class Watcher(threading.Thread):
+    """Runs until `stop` is called."""
+
+    def __init__(self, addresses: Mapping[str, str], tls: Tls, history: History) -> None:
+        super().__init__(name="watcher", daemon=True)
+        self._addresses, self._tls, self._history = dict(addresses), tls, history
+        self._ended = threading.Event()
+
+    def stop(self) -> None:
+        """Returns when the last answer is recorded."""
+        self._ended.set()
+        self.join(5)
+
+    def run(self) -> None:
+        """One thread a master: a paused one must not delay the others."""
+        threads = [
+            threading.Thread(target=self._follow, args=pair, daemon=True) for pair in self._addresses.items()
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def _follow(self, id: str, address: str) -> None:
+        from mr.channel import open_channel
+        from mr.rpc.cluster_pb2_grpc import ClusterStub
+
+        last: dict[str, Any] = {}
+        said = 0.0
+        with open_channel(address, self._tls) as channel:
+            stub = ClusterStub(channel)
+            while not self._ended.is_set():
+                seen = _ask(stub)
+                now = time.monotonic()
+                changed = any(seen.get(name) != last.get(name) for name in ("role", "term"))
+                moved = seen.get("role") == "leader" and seen.get("commit") != last.get("commit")
+                if changed or (moved and now - said > AGAIN_S):
+                    self._history.record("watcher", "note", "master", seen, node=id)
+                    last, said = seen, now
+                self._ended.wait(EVERY_S)
+
+
+def _ask(stub: Any) -> dict[str, Any]:
+    import grpc
+
+    from mr.rpc.cluster_pb2 import ListMastersRequest
+
+    try:
+        reply = stub.ListMasters(ListMastersRequest(local_only=True), timeout=PATIENCE_S)
+    except grpc.RpcError:
+        return {"role": "silent"}
+    if not reply.masters:
+        return {"role": "silent"}
+    own = reply.masters[0]
+    return {
+        "role": own.role,
+        "term": own.term,
+        "commit": own.commit,
+        "applied": own.applied,
+        "up_ms": own.up_ms,
+    }

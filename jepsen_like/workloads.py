@@ -1,0 +1,120 @@
+"""Which jobs a run submits, when, and what they read: a pure function of a seed.
+
+The shapes differ in what they make vulnerable: a long job lives through many faults, many tiny ones meet every
+moment of a job's life, a sort moves every byte, a skewed one has one heavy reduce, a flaky one fails by itself, a
+poisoned one must fail.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+WORDS = [
+    "the",
+    "quick",
+    "brown",
+    "fox",
+    "jumps",
+    "over",
+    "a",
+    "lazy",
+    "dog",
+    "while",
+    "naïve",
+    "cats",
+    "höchste",
+    "wall",
+]
+# shape -> weight; the long one is drawn by hand
+MIX = {"wordcount": 3.0, "tiny": 3.0, "sort": 2.0, "index": 2.0, "skew": 1.0, "flaky": 1.0, "poison": 0.5}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """One job: submitted `at_s` after the storm's start; cancelled so long after its acceptance, or never."""
+
+    id: str
+    shape: str
+    at_s: float
+    seed: int  # of its input
+    files: int
+    lines: int  # in each file
+    reduces: int
+    map_s: float = 0.0  # what each file costs
+    key_s: float = 0.0  # what each key costs
+    cancel_after_s: float | None = None
+    again: bool = False  # submitted twice, by two clients, under one id (C10)
+
+    @property
+    def expected(self) -> str:
+        """How it ends when nobody cancels it."""
+        return "FAILED" if self.shape == "poison" else "SUCCEEDED"
+
+
+def plan(seed: int, duration_s: float, *, every_s: float = 2.5, shapes: Sequence[str] = ()) -> list[Work]:
+    """The jobs of a run: a long one at once, then one every `every_s` seconds on average."""
+    rng = Random(f"workload {seed}")
+    mix = {shape: weight for shape, weight in MIX.items() if not shapes or shape in shapes}
+    works = []
+    if not shapes or "long" in shapes:
+        works.append(_work(rng, 0, "long", 0.0, duration_s))
+    at_s = rng.uniform(0, 1)
+    while mix and at_s < duration_s:
+        shape = rng.choices(list(mix), weights=list(mix.values()))[0]
+        works.append(_work(rng, len(works), shape, round(at_s, 3), duration_s))
+        at_s += rng.uniform(0.3, 1.7) * every_s
+    return works
+
+
+def _work(rng: Random, number: int, shape: str, at_s: float, duration_s: float) -> Work:
+    cancelled = shape not in {"long", "poison"} and rng.random() < 0.2
+    small = shape in {"tiny", "poison", "flaky"}
+    files = 1 if shape == "tiny" else rng.randint(2, 3) if small else rng.randint(4, 8)
+    if shape == "long":
+        files = max(8, min(60, int(duration_s)))
+    return Work(
+        id=f"{shape}-{number:03d}",  # of one width: an id must not begin another
+        shape=shape,
+        at_s=at_s,
+        seed=rng.getrandbits(32),
+        files=files,
+        lines=rng.randint(3, 10) if small else rng.randint(20, 60),
+        reduces=1 if small else rng.randint(2, 4),
+        map_s=1.0 if shape == "long" else rng.choice([0.0, 0.1, 0.4]),
+        key_s=rng.choice([0.0, 0.0, 0.01]),
+        # some cancels meet the queued job, some the running one, some the end
+        cancel_after_s=round(rng.choice([0.0, 0.3, 1.0, 2.0]) * rng.uniform(0.5, 1.5), 3)
+        if cancelled
+        else None,
+        again=rng.random() < 0.25,
+    )
+
+
+def write_inputs(work: Work, folder: Path) -> list[Path]:
+    """The job's input files, in the order in which the cluster lists them."""
+    rng = Random(work.seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for number in range(work.files):
+        path = folder / f"{number:04d}.txt"
+        rows = [f"#file {number}", *(_row(work.shape, rng, number, row) for row in range(work.lines))]
+        if work.shape in {"poison", "flaky"} and number == work.files - 1:
+            rows.append(work.shape.upper())
+        path.write_text("\n".join(rows) + rng.choice(["\n", ""]))
+        paths.append(path)
+    return paths
+
+
+def _row(shape: str, rng: Random, number: int, row: int) -> str:
+    words = rng.choices(WORDS, k=rng.randint(1, 12))
+    match shape:
+        case "sort":
+            return f"{rng.randrange(1 << 20):06x}\t{' '.join(words)}"
+        case "skew":
+            return f"{'hot' if rng.random() < 0.9 else rng.choice(WORDS)}\t{number}.{row}"
+        case "index":
+            return f"doc-{rng.randrange(50)} {' '.join(words)}"
+    return " ".join(words)

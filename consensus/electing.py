@@ -22,6 +22,12 @@ class Electing:
         self._cut = False  # the connection to it broke since
         self._willing: set[str] | None = None  # who would vote for us; None while nobody was asked
         self._lost = 0  # elections without a winner, in a row
+        self._planned = float("inf")  # when the driver promised to be back
+        self._excused_until = float("-inf")
+        self._excuse = (
+            float("-inf"),
+            float("-inf"),
+        )  # for which quorum one was used, and until when it holds
         self.deadline = now + self.patience()
 
     def patience(self) -> float:
@@ -47,6 +53,27 @@ class Electing:
         timing = self._config.timing
         rank = [p for p in sorted(self._config.peers) if p != leader].index(self._config.id)
         self.deadline = min(self.deadline, now + timing.reset_step_s * (rank + self._rng.random() / 4))
+
+    def wakes(self, now: float) -> None:
+        """Were we not running ourselves (stopped, starved, swapped out)? Then silence proves nothing: what the others
+        sent meanwhile is still on its way to us, and our answers to them. Two heartbeats are waited for."""
+        beat = self._config.timing.heartbeat_s
+        if now - self._planned > beat:
+            self._excused_until = now + 2 * beat
+            self.deadline = max(self.deadline, self._excused_until)
+
+    def sleeps(self, until: float) -> None:
+        """The driver comes back by then at the latest."""
+        self._planned = until
+
+    def lease_over(self, now: float, quorum_at: float) -> bool:
+        """Must a leader give up whose newest confirmed round began at `quorum_at`? After a pause of its own it asks
+        once more before it does; nothing rests on the lease alone."""
+        if now - quorum_at <= self._config.timing.lease_s:
+            return False
+        if self._excuse[0] != quorum_at and now < self._excused_until:
+            self._excuse = quorum_at, self._excused_until
+        return self._excuse[0] != quorum_at or now >= self._excuse[1]
 
     def voter(self, term: int, *, votes: bool, leads: bool, knows_leader: bool, now: float) -> Voter:
         """What decides whether we help a candidate."""

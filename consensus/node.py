@@ -268,6 +268,7 @@ class Node:
         if self.journal.failed is not None:
             raise self.journal.failed
         self.durable = self.journal.durable_index
+        self._electing.wakes(now)
         self._outbox.release(self.term)
         self._stand(now)
         if self.leading:
@@ -282,6 +283,7 @@ class Node:
         self._hand_over()
         self._announce()
         self._compact(now)
+        self._electing.sleeps(self.next_tick())
 
     def next_tick(self) -> float:
         """When `tick` has something to do at the latest, if nothing happens before."""
@@ -290,7 +292,7 @@ class Node:
         return self._electing.deadline if self.journal.voter else self.shell.now() + 0.1
 
     def _govern(self, leading: Leading, now: float) -> None:
-        if now - leading.quorum_at(now) > self.config.timing.lease_s:
+        if self._electing.lease_over(now, leading.quorum_at(now)):
             self.core.step_down()  # check-quorum: a majority may have elected another
             return
         self._set_commit(leading.agreed())

@@ -216,8 +216,9 @@ class Solo:
 
     def elect(self, *voters: str) -> None:
         """Stands for election in the next term and gets these votes."""
-        self.clock += 5.0
-        self.settle()
+        while not self._asks():
+            self.clock += 0.04
+            self.settle()
         term = self.node.term + 1
         for v in self.node.config.others:
             if self.node.term < term:
@@ -226,6 +227,10 @@ class Solo:
         for v in voters:
             self.node.receive(v, vote(term))
         self.settle()
+
+    def _asks(self) -> bool:
+        asked = [m for _, m in self.sent if m["type"] == "request_vote" and m["pre"]]
+        return bool(asked) and asked[-1]["term"] == self.node.term + 1
 
     def propose(self, command: bytes = b"x") -> Outcome:
         outcome = Outcome()

@@ -17,6 +17,7 @@ from consensus import fence, leading
 from consensus.applying import Applier, Poisoned, digest
 from consensus.config import Limits
 from consensus.core import NO_OP, REGULAR
+from consensus.electing import Electing
 from consensus.fence import LawBroken
 from consensus.following import Following
 from consensus.outbox import Outbox
@@ -212,6 +213,36 @@ def a_real_vote_is_asked_while_the_leader_lives() -> bool:
     return a.node.term == 1
 
 
+def a_follower_that_was_paused() -> bool:
+    """FC14: after a pause of our own the leader's silence proves nothing: what it sent is still on its way."""
+    a = Solo()
+    a.hear("b", append(1, (1, 0), []))
+    a.clock += 3.0
+    a.sent.clear()
+    a.settle()
+    early = [m["type"] for _, m in a.sent]
+    a.clock += 0.03
+    a.hear("b", append(1, (1, 0), []))
+    return early == [] and a.wait(0.2) == []
+
+
+def a_leader_that_was_paused() -> bool:
+    """FC14: it asks once more before it gives up; if nobody answers it does, at once."""
+    a = Solo()
+    a.elect("b")
+    a.hear("b", answer(1, 3))
+    a.clock += 0.5
+    a.settle()
+    a.hear("b", answer(1, 3, round=a.node.leading.round if a.leads else 0))
+    a.wait(0.15)
+    stayed = a.leads
+    a.clock += 0.5
+    a.settle()
+    a.clock += 0.5
+    a.settle()  # a second pause is no second excuse
+    return stayed and not a.leads
+
+
 def an_own_copy_counts_when_it_is_on_disk() -> bool:
     """7: the leader's disk is slow; one follower has the entry. That is one disk of three, not two."""
     a = Solo()
@@ -347,6 +378,8 @@ HAZARDS: list[tuple[Story, Any, str, Any]] = [
     (a_read_waits_for_the_no_op, leading.Leading, "read", _without_no_op),
     (a_member_comes_back_from_a_partition, fence.Voter, "may_prevote", lambda *a: True),
     (a_real_vote_is_asked_while_the_leader_lives, fence.Voter, "may_vote", lambda *a: True),
+    (a_follower_that_was_paused, Electing, "wakes", lambda self, now: None),
+    (a_leader_that_was_paused, Electing, "wakes", lambda self, now: None),
     (an_own_copy_counts_when_it_is_on_disk, leading.Leading, "agreed", _own_copy_in_memory),
     (an_answer_waits_for_the_disk, Outbox, "answer", _answer_at_once),
     (a_vote_waits_for_the_disk, Outbox, "send", lambda s, p, m, bulk=False: s._transmit(p, m, bulk)),

@@ -12,6 +12,7 @@ an identity exists means that a log exists; so a log that is gone is damage and 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -26,7 +27,7 @@ from pathlib import Path
 from consensus.journal import Journal, damaged
 from consensus.replica import RefusedToStart
 from consensus.rocks import RocksStore
-from consensus.snapshots import SnapshotStore, sync_directory
+from consensus.snapshots import SnapshotStore, sync_directory, sync_parents
 
 FORMAT = 1
 """Of the whole directory. A release reads its own and older ones."""
@@ -112,8 +113,11 @@ class DataDir:
             log.mkdir(mode=0o700)
             RocksStore(log, create=True).close()
         SnapshotStore(self.path / "snapshots")
-        sync_directory(log)
-        sync_directory(self.path)
+        for directory in (log, self.path, *self.path.absolute().parents):
+            # The directory's own name must outlive a power cut too; who may not read an ancestor did not make it.
+            with contextlib.suppress(PermissionError):
+                sync_directory(directory)
+        sync_parents(self.path)
         _write_identity(self.path, identity)
 
     def _check_blank(self, log: Path) -> None:

@@ -81,7 +81,7 @@ class Ours:
         }
 
     def load(self, size: int, inflight: int, seconds: float) -> dict[str, Any]:
-        return self.run(self._load(os.urandom(size), inflight, seconds))
+        return self.run(self._load(b"x" + os.urandom(size - 1), inflight, seconds))
 
     async def _load(self, command: bytes, inflight: int, seconds: float) -> dict[str, Any]:
         taken: list[float] = []

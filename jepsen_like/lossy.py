@@ -76,6 +76,14 @@ class LossyDisk:
         """From now on every change is refused with EROFS; "refused" counts them."""
         self._control.write_text("readonly" if on else "writable")
 
+    def close(self) -> None:
+        """Waits for the file system's process, which ends when it is unmounted. Idempotent."""
+        try:
+            self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
     @property
     def _control(self) -> Path:
         return self.mount / _CONTROL

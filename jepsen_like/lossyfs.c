@@ -206,10 +206,26 @@ static void remove_tree(const char *full)
         fprintf(stderr, "lossyfs: cannot remove %s\n", full);
 }
 
+/* One line on stderr for each loss: what a reader needs to see whether it was allowed. */
+static void tell(const struct undo *u)
+{
+    static const char *const words[] = {"data", "made", "made directory", "gone", "gone directory", "moved"};
+    char link[64], name[PATH_MAX] = "?";
+    ssize_t length = 0;
+    if (u->kind == DATA) {
+        snprintf(link, sizeof link, "/proc/self/fd/%d", u->fd);
+        length = readlink(link, name, sizeof name - 1);
+        name[length > 0 ? length : 0] = 0;
+    }
+    fprintf(stderr, "lost: %s %s%s%s\n", words[u->kind], u->kind == DATA ? name : u->path, u->was ? " from " : "",
+            u->was ? u->was : "");
+}
+
 static void lose(unsigned torn)
 {
     while (newest) {
         struct undo *u = newest;
+        tell(u);
         if (u->kind != DATA)
             lost_names++;
         switch (u->kind) {

@@ -193,6 +193,8 @@ class Place(Ground):
             page.close()
         self.shims.clear()
         self.marker.sweep()
+        for disk in self.disks.values():
+            disk.close()
 
     def __enter__(self) -> Place:
         return self

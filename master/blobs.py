@@ -58,6 +58,8 @@ class BlobStore:
         """
         self._aside.mkdir(parents=True, exist_ok=True)
         self._lock = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        for made in (self._folder, self._folder.parent):  # else all blobs go with their folder in a power cut
+            _sync(made)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -202,11 +204,16 @@ def _settle(file: BufferedWriter, aside: Path, final: Path) -> None:
     file.flush()
     os.fsync(file.fileno())
     aside.rename(final)
-    folder = os.open(final.parent, os.O_RDONLY)
+    _sync(final.parent)
+
+
+def _sync(folder: Path) -> None:
+    """The names in it survive a power cut."""
+    opened = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(opened)
     finally:
-        os.close(folder)
+        os.close(opened)
 
 
 async def _pieces(data: bytes) -> AsyncIterator[bytes]:

@@ -74,6 +74,17 @@ def find(directory: Path, role: str, name: str | None = None) -> TlsFiles:
     )
 
 
+def only_name(directory: Path, role: str) -> str | None:
+    """The name for which alone `directory` has a certificate of `role`: that of the host it was made for.
+
+    None where there are none or several, or a common one that any name may use.
+    """
+    if (directory / f"{role}.pem").is_file():
+        return None
+    names = [path.stem.removeprefix(f"{role}-") for path in directory.glob(f"{role}-*.pem")]
+    return names[0] if len(names) == 1 else None
+
+
 def init(
     directory: Path,
     hosts: Iterable[str] = (),

@@ -73,6 +73,7 @@ def configure(
     masters = tuple(channel.full_address(address) for address in settings.cluster.masters)
     if not masters:
         raise Usage("no masters", next="name them: mr-worker --masters h1,h2,h3")
+    worker_id = worker_id or _certified_id(settings)
     here = "127.0.0.1" if all(channel.is_loopback(m) for m in masters) else _own_address(masters)
     listen = _with_port(listen or (here if channel.is_loopback(f"{here}:0") else "0.0.0.0"), 0)  # noqa: S104 - TLS is on
     return WorkerConfig(
@@ -89,6 +90,14 @@ def configure(
         http_pinned=bool(http),
         files=_certificate(settings, worker_id),
     )
+
+
+def _certified_id(settings: Config) -> str:
+    """The only id that this host's certificate allows, so that `mr-worker --masters a,b,c` needs no --id."""
+    t = settings.tls
+    if t.insecure or (t.ca and t.cert and t.key):
+        return ""
+    return tls.only_name(t.dir or tls.default_dir(), "worker") or ""
 
 
 def _certificate(settings: Config, worker_id: str) -> tls.TlsFiles | None:

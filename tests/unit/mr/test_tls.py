@@ -128,3 +128,18 @@ def test_a_missing_certificate_names_the_command(tmp_path):
 def test_a_name_that_is_no_name_is_refused(certificates: Path, name):
     with pytest.raises(tls.TlsError):
         tls.issue(certificates, "master", name)
+
+
+@pytest.mark.parametrize(
+    ("promise", "workers", "then"),
+    [
+        ("a host with one worker's certificate runs that worker", ["w1"], "w1"),
+        ("with two the operator says which", ["w1", "w2"], None),
+        ("a common certificate fits any name", ["worker"], None),
+        ("nor does one beside it bind", ["worker", "w1"], None),
+        ("none, none", [], None),
+    ],
+)
+def test_the_name_that_a_hosts_certificate_leaves(tmp_path, promise, workers, then):
+    tls.init(tmp_path, workers=workers)
+    assert tls.only_name(tmp_path, "worker") == then, promise

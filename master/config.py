@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from master.scheduler import POLICIES
 from mr.errors import Usage
 from mr.tls import TlsFiles
 
@@ -67,6 +68,10 @@ class MasterConfig:
     worker_lease_s: float = 10.0
     worker_heartbeat_s: float = 1.0
     policy: str = "locality"
+    # A worker with so many strikes within exclude_s is excluded for as long, or for good.
+    exclude_after: int = 3
+    exclude_s: float = 600.0
+    exclude_for_good: bool = False
     # Finished jobs become forgotten when they are older than this, or more than so many (T15).
     history_s: float = 7 * 86400.0
     history_jobs: int = 1000
@@ -80,6 +85,12 @@ class MasterConfig:
     watchers: int = 2000  # streams of Watch and ReadLogs at once
 
     def __post_init__(self) -> None:
+        if self.policy not in POLICIES:
+            raise Usage(f"no scheduling policy {self.policy!r}", next=f"known: {', '.join(sorted(POLICIES))}")
+        if self.snapshot_every < 2:
+            raise Usage("snapshot_every must be at least 2 log entries")
+        if self.exclude_after < 1 or self.exclude_s <= 0:
+            raise Usage("[worker.blacklist] after must be at least 1, and for a duration")
         if not any(peer.id == self.id for peer in self.peers):
             raise Usage(f"--id {self.id} is not among the peers: {', '.join(peer.id for peer in self.peers)}")
         if self.worker_lease_s <= 3 * self.worker_heartbeat_s:

@@ -27,6 +27,7 @@ class LeaderConfig:
     backup_share: float = 0.1  # of the running tasks of a kind that may have a backup; at least one
     exclude_after: int = 3  # strikes within exclude_s
     exclude_s: float = 600.0
+    exclude_for_good: bool = False  # until an operator includes it again, instead of for exclude_s
     starved_s: float = 30.0  # a runnable job without a slot for this long goes first (T13)
     fetch_patience: int = 3  # failed fetches by one worker alone, before its reduce is moved
     fetch_memory_s: float = 60.0  # how long a failed fetch counts

@@ -117,6 +117,9 @@ def configure(flags: dict[str, Any], settings: Config) -> MasterConfig:
         worker_lease_s=settings.master.worker_lease,
         worker_heartbeat_s=settings.master.worker_heartbeat,
         policy=settings.master.policy,
+        exclude_after=settings.blacklist.after,
+        exclude_s=settings.blacklist.for_,
+        exclude_for_good=settings.blacklist.permanent,
         history_s=settings.master.history,
         history_jobs=settings.master.history_jobs,
         snapshot_every=settings.master.snapshot_every,
@@ -161,7 +164,7 @@ async def serve(config: MasterConfig) -> int:
 
 def new_replica(config: MasterConfig, machine: Machine) -> Any:
     """The member of consensus: one master or many, the same code."""
-    from consensus.config import ReplicaConfig, Timing, Tls
+    from consensus.config import Limits, ReplicaConfig, Timing, Tls
     from consensus.syncobj import SyncObjReplica
 
     listen, _ = split_address(config.listen)
@@ -177,6 +180,10 @@ def new_replica(config: MasterConfig, machine: Machine) -> Any:
                 election_min_s=config.election_timeout_s,
                 election_max_s=2 * config.election_timeout_s,
                 lease_s=config.election_timeout_s,
+            ),
+            limits=Limits(
+                compact_entries=config.snapshot_every,
+                keep_entries=min(Limits().keep_entries, config.snapshot_every // 2),
             ),
             refuse_entry=config.refuse_entry,
             replace=config.replace,

@@ -113,4 +113,5 @@ def strike(desk: Desk, worker: str, weight: int, why: str) -> None:
     active = sum(w.state == ACTIVE for w in workers)
     excluded = sum(w.state == EXCLUDED for w in workers) + desk.proposals.asked("state")
     if active > 1 and excluded < (active + excluded) // 2:
-        desk.set_state(worker, EXCLUDED, why, desk.now_ms + int(desk.config.exclude_s * 1000))
+        until_ms = 0 if desk.config.exclude_for_good else desk.now_ms + int(desk.config.exclude_s * 1000)
+        desk.set_state(worker, EXCLUDED, why, until_ms)

@@ -64,6 +64,9 @@ _OPTIONS: list[tuple[str, int]] = [
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
     ("grpc.http2.max_ping_strikes", 0),
+    ("grpc.server_handshake_timeout_ms", 3000),  # a connection that says nothing is closed
+    # So that no flood of them takes the file descriptors that the log needs.
+    ("grpc.max_allowed_incoming_connections", 4096),
 ]
 
 
@@ -263,6 +266,9 @@ class Master:
                 heartbeat_s=config.worker_heartbeat_s,
                 lease_s=config.worker_lease_s,
                 policy=config.policy,
+                exclude_after=config.exclude_after,
+                exclude_s=config.exclude_s,
+                exclude_for_good=config.exclude_for_good,
                 retention_s=config.history_s,
                 retention_jobs=config.history_jobs,
             ),

@@ -8,6 +8,10 @@ import pytest
 
 from master import hosts
 from master.config import MasterConfig, choose_self, join_address, parse_peers, split_address
+from master.machine import Machine
+from master.main import configure, new_replica
+from master.task_table import TaskTable
+from mr.config import load
 from mr.errors import Usage
 
 
@@ -99,6 +103,10 @@ def test_addresses_survive_a_round_trip(address: str) -> None:
         ("a lease outlasts three heartbeats", {"worker_lease_s": 3.0}),
         ("a lease outlasts an election", {"worker_lease_s": 3.1, "election_timeout_s": 0.5}),
         ("an election outlasts three heartbeats", {"heartbeat_s": 0.2}),
+        ("the policy is one there is", {"policy": "nonsense"}),
+        ("a log is not compacted at every entry", {"snapshot_every": 1}),
+        ("nobody is excluded for nothing", {"exclude_after": 0}),
+        ("an exclusion takes time", {"exclude_s": 0.0}),
     ],
 )
 def test_relations_that_a_cluster_needs(promise: str, change: dict[str, object]) -> None:
@@ -114,3 +122,17 @@ def test_relations_that_a_cluster_needs(promise: str, change: dict[str, object])
     assert MasterConfig(**good).majority == 2  # type: ignore[arg-type]  # rows of a table
     with pytest.raises(Usage):
         MasterConfig(**{**good, **change})  # type: ignore[arg-type]  # same
+
+
+def test_settings_reach_those_who_act_on_them(tmp_path: Path) -> None:
+    file = tmp_path / "mr.toml"
+    file.write_text(
+        '[master]\nsnapshot_every = 1000\n[worker]\nblacklist = { after = 5, for = "90s", permanent = true }\n'
+    )
+    flags = {"peers": "127.0.0.1", "own_id": None, "listen": "", "advertise": "", "http": "off"}
+    flags |= {"insecure": True, "refuse_entry": None, "replace": False}
+    config = configure(flags, load({"master.data_dir": tmp_path / "d"}, config_file=file))
+    assert (config.exclude_after, config.exclude_s, config.exclude_for_good) == (5, 90.0, True)
+    limits = new_replica(config, Machine(TaskTable()))._config.limits
+    assert limits.compact_entries == 1000
+    assert limits.keep_entries < 1000

@@ -136,7 +136,7 @@ class Follower:
         elif event.type == "MapOutputLost":
             self._lost.append(event)
         elif text := story.news(event):
-            self._view.line(f"{_clock()}  {text}")
+            self._view.line(f"{_clock(event.at_ms)}  {text}")
         if event.HasField("status"):
             self._take_status(event.status)
 
@@ -209,5 +209,6 @@ def _as_event(status: JobStatus) -> JobEvent:
     return JobEvent(type="Progress", status=status)
 
 
-def _clock() -> str:
-    return time.strftime("%H:%M:%S")
+def _clock(at_ms: int = 0) -> str:
+    """The time of the event, or now for what has none."""
+    return time.strftime("%H:%M:%S", time.localtime(at_ms / 1000 if at_ms else None))

@@ -22,7 +22,7 @@ from types import ModuleType, TracebackType
 from typing import Any
 
 from mr import context, registry
-from mr.errors import Error
+from mr.errors import Error, TaskFailure
 from mr.job import OPTION_NAMES, Job, step
 from mr.jobclass import is_job_class
 from mr.registry import JobFileError, Registry
@@ -114,6 +114,8 @@ def failed_load(error: BaseException, file: Path, folder: Path) -> JobFileError:
         place = f"{Path(error.filename or file).name}:{error.lineno}"
         return JobFileError(f"syntax error: {error.msg}: {(error.text or '').strip()}", where=place)
     where = _user_line(error.__traceback__, folder, file)
+    if isinstance(error, TaskFailure):  # an unknown name: no exception of the user's
+        return JobFileError(error.message, where=where)
     text = user_traceback(error, folder)
     if isinstance(error, ImportError):
         hint = f"{error.name} is not in the job's bundle or this Python: add --py-files, or install it"

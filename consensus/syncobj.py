@@ -104,11 +104,11 @@ class SyncObjReplica:
             engine = Engine(
                 self._config, parts, self._machine, stored, callbacks=self._callbacks, end=self._end
             )
+            engine.start()
         except BaseException:
             await asyncio.to_thread(parts.close)
             raise
         self._engine, self._note = engine, ""
-        engine.start()
 
     async def _wait_for_room(self) -> None:
         """A full disk ended the process once; it does not vote again before its reserve is free."""

@@ -68,6 +68,7 @@ class Member:
         self.applier: Any = None
         self.machine: Any = None
         self.dies_after: str | None = None  # the type of message that is its last
+        self._deferred: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
         self._soon = False
         self._timer = 0
         self._led_term = -1
@@ -78,7 +79,7 @@ class Member:
         world, disk = self.world, self.disk
         disk.open()
         self.life += 1
-        self._soon, self._led_term = False, -1
+        self._soon, self._led_term, self._deferred = False, -1, []
         world.checker.forget(self.name)
         try:
             journal = SimJournal(disk, world.checker.added)
@@ -141,11 +142,11 @@ class Member:
         if not self.alive:
             return
         if self.paused_until > self.world.clock:
-            life = self.life
-            self.world.at(
-                self.paused_until - self.world.clock + 1e-6,
-                lambda: self.guarded(call, *arguments) if life == self.life else None,
-            )
+            if not self._deferred:
+                life = self.life
+                delay = self.paused_until - self.world.clock + 1e-6
+                self.world.at(delay, lambda: self._resume() if life == self.life else None)
+            self._deferred.append((call, arguments))
             return
         try:
             call(*arguments)
@@ -158,6 +159,12 @@ class Member:
             raise error.__cause__ or error from None
         if self.alive:
             self._look()
+
+    def _resume(self) -> None:
+        """After a pause: everything that came meanwhile, in the order it came."""
+        deferred, self._deferred = self._deferred, []
+        for call, arguments in deferred:
+            self.guarded(call, *arguments)
 
     def _look(self) -> None:
         node, checker = self.node, self.world.checker

@@ -176,7 +176,7 @@ async def test_a_member_that_was_away_comes_back_by_snapshot_while_load_goes_on(
         await cluster.insist(b"more%d" % i)
     leader = await cluster.leader()
     await cluster.settled(leader.status().applied)
-    assert cluster.machines[away].restored == 1
+    assert cluster.machines[away].restored >= 1
     assert cluster.machines[away].commands == cluster.machines[leader.id].commands
     assert cluster.replicas[away].status().snapshot > 0
     await cluster.stop()

@@ -18,6 +18,7 @@ if os.environ.get("PYTHONHASHSEED") != "0":
     )
 
 import argparse
+import signal
 
 from tests.simulation.consensus.histories import Result, parallel
 
@@ -37,6 +38,9 @@ def main() -> int:
     options = parser.parse_args()
     first, last = options.seeds
     began, told = time.monotonic(), time.monotonic()
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # a night's run that is ended says what it has seen
 
     result = Result()
     try:

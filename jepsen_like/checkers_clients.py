@@ -142,6 +142,13 @@ def ends(_history: Sequence[Event], evidence: Evidence) -> Verdict:
     return verdict("jobs end as they should", ("T6",), wrong, {"jobs": counted}, needs="jobs")
 
 
+def servers(history: Sequence[Event], _evidence: Evidence) -> Verdict:
+    """What the faults themselves found wrong: a second process on one disk, a node that does not come back."""
+    wrong = [str(e.value) for e in history if e.op == "broken" and e.kind == "note"]
+    ups = sum(e.op == "revived" for e in history)
+    return verdict("servers come back", ("C14", "T12"), wrong, {"revived": ups})
+
+
 def proofs(history: Sequence[Event], _evidence: Evidence) -> Verdict:
     """A run is void unless its faults are proven: each has its own proof, and somebody asked something meanwhile."""
     hurts = {e.id: e for e in history if e.kind == "hurt"}

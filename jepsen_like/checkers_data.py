@@ -57,6 +57,17 @@ def file_sets(_history: Sequence[Event], evidence: Evidence) -> Verdict:
     return verdict("outputs are whole", ("D2", "D5"), wrong, {"jobs": counted}, needs="jobs")
 
 
+def visibility(history: Sequence[Event], _evidence: Evidence) -> Verdict:
+    """D4: whoever saw a success marker saw all that it lists."""
+    torn = [e for e in history if e.op == "torn"]
+    wrong = [
+        f"{e.value['job']}: at {e.t / 1e9:.3f} s its marker was there, but not {', '.join(e.value['missing'])}"
+        for e in torn
+    ]
+    seen = sum(e.op == "published" for e in history)
+    return verdict("outputs appear at once", ("D4",), wrong, {"outputs": seen})
+
+
 def manifests(_history: Sequence[Event], evidence: Evidence) -> Verdict:
     """D3: the manifest names every file with its length and digest, and its records sum to the counters."""
     wrong, counted = [], 0

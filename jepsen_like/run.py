@@ -28,7 +28,8 @@ from jepsen_like.place import Place
 from jepsen_like.registers import Registers
 from jepsen_like.storm import Storm
 from jepsen_like.verdict import Outcome, Verdict
-from jepsen_like.watcher import Watcher
+from jepsen_like.watcher import Reader, Watcher
+from jepsen_like.workloads import Work
 from mr.errors import Error, Usage
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class RunConfig:
     every_s: float = 4.0  # between faults, on average
     job_every_s: float = 2.5  # between jobs, on average
     shapes: tuple[str, ...] = ()  # of jobs; () = all
+    works: tuple[Work, ...] = ()  # instead of drawn jobs
     registers: bool = True
     script: tuple[tuple[float, str, float], ...] = ()  # (at_s, fault, hurt_s): instead of a drawn schedule
     launcher: tuple[str, ...] = ()  # stands between `python -m` and each server's module
@@ -138,7 +140,9 @@ def _attack(config: RunConfig, place: Place, folder: Path, history: History, say
     zero = time.monotonic_ns() - history.now()
     steps = steps_of(config, place, say)
     history.record("run", "note", "run", {**asdict(config), "kind": place.kind, "zero": zero})
-    works = workloads.plan(config.seed, config.seconds, every_s=config.job_every_s, shapes=config.shapes)
+    works = list(config.works) or workloads.plan(
+        config.seed, config.seconds, every_s=config.job_every_s, shapes=config.shapes
+    )
     home = folder / "work"
     clients = Clients(place.connect, works, home, history)
     collector = Collector(home, zero)
@@ -146,6 +150,7 @@ def _attack(config: RunConfig, place: Place, folder: Path, history: History, say
     watcher = Watcher(
         {id: server.address for id, server in place.masters.items()}, place.cluster.tls, history
     )
+    reader = Reader(home / "out", history)
     registers = Registers(place.connect, config.seed, home, history)
     storm = Storm(place, history, steps)
     for step in steps:
@@ -153,6 +158,7 @@ def _attack(config: RunConfig, place: Place, folder: Path, history: History, say
     ends = time.monotonic() + max(config.seconds, nemesis.length_s(steps))
     registers.until = ends - 5
     watcher.start()
+    reader.start()
     clients.start()
     if config.registers:
         registers.start()
@@ -169,6 +175,7 @@ def _attack(config: RunConfig, place: Place, folder: Path, history: History, say
     if config.registers:
         registers.join(60)
     _calm(place, history, collector, clients.deadline)
+    reader.stop()
     _gather(place, folder, collector, watcher, say)
     return collector.evidence
 

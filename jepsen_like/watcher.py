@@ -6,9 +6,11 @@ term changes, when it stops answering, and at least every second while it leads 
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from jepsen_like.history import History
@@ -80,3 +82,46 @@ def _ask(stub: Any) -> dict[str, Any]:
         "applied": own.applied,
         "up_ms": own.up_ms,
     }
+
+
+class Reader(threading.Thread):
+    """Looks at every output as a user's next program would: once the marker is there, all that it lists must be (D4).
+
+    Records a note `published` for each output it saw complete, and `torn` for each marker that promised too much.
+    """
+
+    def __init__(self, out: Path, history: History) -> None:
+        super().__init__(name="reader", daemon=True)
+        self._out, self._history = out, history
+        self._ended = threading.Event()
+
+    def stop(self) -> None:
+        """Returns when the last look is recorded."""
+        self._ended.set()
+        self.join(5)
+
+    def run(self) -> None:
+        """Until `stop`."""
+        seen: set[str] = set()
+        while not self._ended.wait(0.01):
+            for folder in self._out.iterdir():
+                if folder.name not in seen and (found := look(folder)) is not None:
+                    seen.add(folder.name)
+                    kind = "torn" if found else "published"
+                    self._history.record("reader", "note", kind, {"job": folder.name, "missing": found})
+
+
+def look(folder: Path) -> list[str] | None:
+    """What the marker of an output lists and is not there, or not whole; None without a marker."""
+    try:
+        listed = json.loads((folder / "_SUCCESS").read_bytes())["files"]
+    except (OSError, ValueError):
+        return None
+    return [row["name"] for row in listed if _size(folder / row["name"]) != row["bytes"]]
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1

@@ -1,0 +1,8 @@
+"""Every planted bug, by name."""
+
+from __future__ import annotations
+
+from tests.planted.bug import Bug
+from tests.planted.bugs import consensus, control, data, worker
+
+BUGS: dict[str, Bug] = {bug.name: bug for module in (consensus, control, worker, data) for bug in module.BUGS}

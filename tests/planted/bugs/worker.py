@@ -1,0 +1,137 @@
+"""Bugs of the worker: whom it obeys, what it begins, what it leaves behind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.planted.bug import QUIET, Bug, work
+
+STORM = {"workers": 2, "lossy": False, "calm_s": 60.0, "registers": False}
+PACED = (work("long", 0, files=14, lines=20, reduces=2, map_s=1.0),)
+
+
+def term_check_skipped() -> None:
+    """The worker obeys any term; a master stamps its orders with the term of its first election."""
+    from master.driver import Driver
+    from worker import agent
+
+    first: dict[str, int] = {}
+    carry_out = Driver._carry_out
+
+    def stamped(self: Any, actions: Any) -> None:
+        now, self.term = self.term, min(self.term, first.setdefault("term", self.term))
+        try:
+            carry_out(self, actions)
+        finally:
+            self.term = now
+
+    Driver._carry_out = stamped  # type: ignore[method-assign]
+    received = agent.Agent._received
+
+    def obedient(self: Any, event: Any) -> Any:
+        self.term = 0
+        return received(self, event)
+
+    agent.Agent._received = obedient  # type: ignore[method-assign]
+
+
+def attempt_begun_twice() -> None:
+    """Every order to run is carried out, also the second one for the same attempt."""
+    from worker import runtime
+    from worker.events import StartTask
+
+    feed = runtime.Runtime.feed
+
+    def twice(self: Any, event: Any) -> None:
+        handle = self.agent.handle
+
+        def doubled(event: Any) -> Any:
+            actions = handle(event)
+            again = [
+                a
+                for a in actions
+                if isinstance(a, StartTask) and a.attempt.number == 1 and a.attempt.kind == 0
+            ]
+            return [*actions, *again]
+
+        self.agent.handle = doubled
+        try:
+            feed(self, event)
+        finally:
+            del self.agent.handle
+
+    runtime.Runtime.feed = twice  # type: ignore[method-assign]
+
+
+def scratch_kept() -> None:
+    """The scratch of a job that ended stays."""
+    from worker.store import Store
+
+    Store.drop_job = lambda self, name: None  # type: ignore[method-assign]
+
+
+def environment_logged() -> None:
+    """The worker writes the environment of each job into its log."""
+    import logging
+
+    from worker.runtime import Runtime
+
+    prepare = Runtime._prepare
+
+    async def chatty(self: Any, action: Any) -> None:
+        logging.getLogger("mr.worker").warning("job %s with %s", action.job, dict(action.spec.env))
+        await prepare(self, action)
+
+    Runtime._prepare = chatty  # type: ignore[method-assign]
+
+
+def reduce_without_a_map() -> None:
+    """A reduce begins to merge when all but one of its inputs are here, and says that it had them all."""
+    from worker.gather import Gather
+
+    complete = Gather.complete
+    runs = Gather.runs
+
+    def missing_last(self: Any) -> Any:
+        return runs(self)[:-1] if len(runs(self)) > 1 else runs(self)
+
+    assert isinstance(complete, property)
+    Gather.runs = missing_last  # type: ignore[method-assign]
+    from master import attempt_commands
+
+    done = attempt_commands.complete
+
+    def lenient(table: Any, command: Any) -> Any:
+        key = attempt_commands.key_of(command.attempt)
+        job = table.jobs.get(key.job)
+        if job is not None and key.kind == attempt_commands.REDUCE and key.step < len(job.steps):
+            command.result.consumed_digest = job.steps[key.step].winners_digest()
+        return done(table, command)
+
+    attempt_commands.complete = lenient
+
+
+BUGS = [
+    Bug(
+        name="term-check-skipped",
+        breaks="C12",
+        plant=term_check_skipped,
+        run={
+            **STORM,
+            "seconds": 18.0,
+            "works": PACED,
+            # leadership goes round, so that somebody leads again who has led before
+            "script": (
+                (3.0, "transfer-leadership", 1.0),
+                (6.0, "transfer-leadership", 1.0),
+                (9.0, "transfer-leadership", 1.0),
+                (12.0, "transfer-leadership", 1.0),
+                (15.0, "transfer-leadership", 1.0),
+            ),
+        },
+    ),
+    Bug(name="attempt-begun-twice", breaks="T5", plant=attempt_begun_twice, run=QUIET),
+    Bug(name="scratch-kept", breaks="D9", plant=scratch_kept, run=QUIET),
+    Bug(name="environment-logged", breaks="S5", plant=environment_logged, run=QUIET),
+    Bug(name="reduce-without-a-map", breaks="T9, D1", plant=reduce_without_a_map, run=QUIET),
+]

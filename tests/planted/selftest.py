@@ -1,0 +1,148 @@
+"""The harness must be able to fail: every planted bug is found, and no run without one is blamed.
+
+    python -m tests.planted.selftest [--only NAME …] [--no-clean] [--json FILE]
+
+Each bug runs in real servers with the schedule that is fit to expose it; then the same run without the bug must be
+valid. Rules of consensus that chance needs long for are taken out in the deterministic simulation instead, where the
+same seeds without the ablation must be clean.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import shutil
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from jepsen_like.run import Result, RunConfig, run
+from jepsen_like.verdict import Outcome
+from tests.planted.bug import Bug
+from tests.planted.bugs import BUGS
+
+SEED = 11
+
+
+@dataclass(slots=True)
+class Row:
+    """One line of the table."""
+
+    bug: str
+    breaks: str
+    where: str  # "cluster" or "simulation"
+    found: bool
+    by: str
+    seconds: float
+    clean: str  # verdict of the same run without the bug
+    clean_seconds: float
+
+
+def attack(bug: Bug, *, planted: bool, seed: int) -> Result:
+    """One run of the bug's schedule."""
+    launcher = ("tests.planted.launch", bug.name) if planted else ()
+    config = RunConfig(seed=seed, **{"kind": "auto", **bug.run, "launcher": launcher})
+    folder = Path(tempfile.mkdtemp(prefix="mr-planted-"))
+    try:
+        return run(config, folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def in_cluster(bug: Bug, *, clean: bool) -> Row:
+    """The bug in real servers, found by which checkers; then the same without it."""
+    result = attack(bug, planted=True, seed=SEED)
+    wrong = [v for v in result.verdicts if v.outcome is Outcome.INVALID]
+    by = ", ".join(v.checker for v in wrong)
+    row = Row(bug.name, bug.breaks, "cluster", bool(wrong), by, result.seconds, "", 0.0)
+    if clean:
+        sound = attack(bug, planted=False, seed=SEED)
+        false = [f"{v.checker}: {v.reason}" for v in sound.verdicts if v.outcome is not Outcome.VALID]
+        row.clean, row.clean_seconds = "; ".join(false) or "valid", sound.seconds
+    return row
+
+
+def in_simulation() -> list[Row]:
+    """Rules of consensus taken out one by one, in seeded histories of simulated masters."""
+    from tests.simulation.consensus.ablations import ABLATIONS
+    from tests.simulation.consensus.histories import play
+    from tests.simulation.consensus.plan import draw, profile
+
+    logging.disable(logging.CRITICAL)
+    rows = []
+    for ablation in ABLATIONS:
+        began, seen, found = time.monotonic(), 0, ""
+        with ablation.applied():
+            for seed in range(ablation.within):
+                kind = ablation.kind or profile(seed)
+                _, failure = play(seed, kind, draw(seed, kind))
+                seen = seed + 1
+                if failure is not None:
+                    found = f"seed {seed}: {str(failure).splitlines()[0][:80]}"
+                    break
+        seconds, began = time.monotonic() - began, time.monotonic()
+        blamed = ""
+        for seed in range(seen):
+            kind = ablation.kind or profile(seed)
+            _, failure = play(seed, kind, draw(seed, kind))
+            blamed = blamed or (f"seed {seed}: {failure}" if failure is not None else "")
+        name = f"without: {ablation.name}"
+        clean = blamed or "valid"
+        rows.append(
+            Row(
+                name, "C1-C7, C11", "simulation", bool(found), found, seconds, clean, time.monotonic() - began
+            )
+        )
+        show(rows[-1])
+    logging.disable(logging.NOTSET)
+    return rows
+
+
+def show(row: Row) -> None:
+    """One line, as it comes."""
+    mark = "found" if row.found else "MISSED"
+    clean = f"clean run {row.clean}" if row.clean else ""
+    print(
+        f"{mark:7} {row.bug:42} {row.breaks:12} {row.seconds:6.1f} s  by {row.by or '-'}  {clean}", flush=True
+    )
+
+
+def main() -> int:
+    """See the module. Exit status 1 when a bug was missed or a clean run blamed."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--only", nargs="*", default=[], help="names of bugs")
+    parser.add_argument("--no-clean", action="store_true")
+    parser.add_argument("--no-simulation", action="store_true")
+    parser.add_argument("--json", type=Path)
+    asked = parser.parse_args()
+    began, rows = time.monotonic(), []
+    for bug in BUGS.values():
+        if asked.only and bug.name not in asked.only:
+            continue
+        try:
+            row = in_cluster(bug, clean=not asked.no_clean)
+        except Exception as error:  # a cluster that does not even start has not been judged
+            row = Row(bug.name, bug.breaks, "cluster", False, f"no run: {error!r}"[:200], 0.0, "", 0.0)
+        show(row)
+        rows.append(row)
+    if not asked.only and not asked.no_simulation:
+        rows += in_simulation()
+    missed = [row.bug for row in rows if not row.found]
+    blamed = [row.bug for row in rows if row.clean not in {"", "valid"}]
+    print(
+        f"\n{len(rows) - len(missed)} of {len(rows)} bugs found, {len(blamed)} false alarms, {time.monotonic() - began:.0f} s"
+    )
+    for name in missed:
+        print(f"  missed: {name}")
+    for name in blamed:
+        print(f"  blamed without a bug: {name}")
+    if asked.json:
+        asked.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    return 1 if missed or blamed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -27,7 +27,7 @@ from pathlib import Path
 from consensus.journal import Journal, damaged
 from consensus.replica import RefusedToStart
 from consensus.rocks import RocksStore
-from consensus.snapshots import SnapshotStore, sync_directory, sync_parents
+from consensus.snapshots import SnapshotStore, sync_directory
 
 FORMAT = 1
 """Of the whole directory. A release reads its own and older ones."""
@@ -117,7 +117,6 @@ class DataDir:
             # The directory's own name must outlive a power cut too; who may not read an ancestor did not make it.
             with contextlib.suppress(PermissionError):
                 sync_directory(directory)
-        sync_parents(self.path)
         _write_identity(self.path, identity)
 
     def _check_blank(self, log: Path) -> None:

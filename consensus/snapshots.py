@@ -243,17 +243,6 @@ def sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-def sync_parents(path: Path) -> None:
-    """Makes the way to `path` durable: a directory that was just made is gone after a power cut, with all that was
-    synced in it, until the one that names it is synced too. Stops at the first that this user may not read.
-    """
-    for parent in path.absolute().parents:
-        try:
-            sync_directory(parent)
-        except OSError:
-            return
-
-
 def _parts(snapshot: Snapshot) -> tuple[bytes, bytes, bytes]:
     header = _HEADER.pack(snapshot.index, snapshot.term, len(snapshot.meta), len(snapshot.data))
     return MAGIC + struct.pack("<I", len(header)) + header, snapshot.meta, snapshot.data

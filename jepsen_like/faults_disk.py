@@ -6,7 +6,6 @@ import errno
 import os
 import shutil
 import signal
-import subprocess
 import time
 from pathlib import Path
 from random import Random
@@ -33,7 +32,8 @@ class Shimmed(DiskFault):
     counter: ClassVar[str]
 
     def __init__(self) -> None:
-        self.id, self.struck, self.status = "", 0, None
+        self.id, self.struck = "", 0
+        self.status: int | None = None
 
     def victim(self, place: Place, rng: Random) -> str:
         """Whose disk."""
@@ -201,42 +201,27 @@ class WorkerInodesFull(WorkerDiskFull):
         place.start(next(iter(place.small)))
 
 
-class WorkerReadOnly(DiskFault):
-    """The scratch of a worker is mounted read-only (FC18, FD8)."""
+class WorkerReadOnly(Shimmed):
+    """Writes to a worker's scratch fail with EROFS, as after the kernel gave up on a disk (FC18).
+
+    Not by a remount: that is refused while a file is open for writing, and one always is."""
 
     name = "worker-read-only"
-    needs = ("tmpfs",)
-    cites = ("FC18",)
+    counter = "writes_failed"
+    cites = ("FC18", "FD8")
 
-    def __init__(self) -> None:
-        self._refused = 0
+    def victim(self, place: Place, rng: Random) -> str:
+        """See Shimmed."""
+        return worker_of(place, rng)
 
-    def hurt(self, place: Place, rng: Random) -> dict[str, Any]:
-        """See Fault."""
-        id, folder = next(iter(place.small.items()))
-        for attempt in range(100):  # the kernel refuses while a file is open for writing
-            done = subprocess.run(
-                ["mount", "-o", "remount,ro", str(folder)], capture_output=True, check=False
-            )
-            if done.returncode == 0:
-                return {"node": id, "attempts": attempt + 1}
-            time.sleep(0.05)
-        return {"node": id, "busy": done.stderr.decode(errors="replace")}
+    def set(self, place: Place, rng: Random) -> dict[str, Any]:
+        """See Shimmed."""
+        place.shims[self.id].fail_writes(errno.EROFS)
+        return {}
 
-    def heal(self, place: Place) -> None:
-        """See Fault."""
-        id, folder = next(iter(place.small.items()))
-        try:
-            (folder / ".probe").touch()
-        except OSError as error:
-            self._refused = int(error.errno == errno.EROFS)
-        subprocess.run(["mount", "-o", "remount,rw", str(folder)], check=True, capture_output=True)
-        (folder / ".probe").unlink(missing_ok=True)
-        place.start(id)
-
-    def proof(self, place: Place) -> dict[str, Any] | None:
-        """A write was refused with EROFS just before it healed."""
-        return {"refused": self._refused} if self._refused else None
+    def clear(self, place: Place) -> None:
+        """See Shimmed."""
+        place.shims[self.id].fail_writes(0)
 
 
 class MasterReadOnly(DiskFault):
@@ -271,7 +256,7 @@ class PowerCut(DiskFault):
     weight = 2.0
     hurt_s = (0.2, 3.0)
     needs: ClassVar[tuple[str, ...]] = ("lossy",)
-    cites = ("FC5", "FC24")
+    cites: ClassVar[tuple[str, ...]] = ("FC5", "FC24")
 
     def __init__(self) -> None:
         self.cut: list[dict[str, Any]] = []
@@ -376,8 +361,9 @@ class DamagedMapOutput(DiskFault):
 
 
 class DamagedMaster(DiskFault):
-    """A bit is altered, or a file is gone, in the state of a stopped master. It refuses, or is well again from its peers;
-    one that refuses gets a new disk and comes back without a vote (FC19, FC20)."""
+    """A bit is altered, or a file is gone, in the state of a stopped master (FC19, FC20).
+
+    It refuses, or is well again from its peers; one that refuses gets a new disk and comes back without a vote."""
 
     name = "damaged-master"
     hurt_s = (0.5, 2.0)

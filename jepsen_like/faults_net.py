@@ -294,14 +294,14 @@ class Loss(NetFault):
 
 
 class LowBandwidth(NetFault):
-    """What the leader and a worker send leaves at 64 to 512 kbit/s (FC22)."""
+    """What the leader and a worker send leaves at 16 to 64 kbit/s (FC22)."""
 
     name = "low-bandwidth"
     hurt_s = (4.0, 10.0)
 
     def hurt(self, place: Place, rng: Random) -> dict[str, Any]:
         """See Fault."""
-        nodes, kbit = [leader_of(place, rng), worker_of(place, rng)], rng.choice([64, 128, 512])
+        nodes, kbit = [leader_of(place, rng), worker_of(place, rng)], rng.choice([16, 32, 64])
         place.links.squeeze(nodes, kbit)
         return {"nodes": nodes, "kbit": kbit}
 
@@ -320,7 +320,7 @@ class Resets(NetFault):
 
 
 class CutAfter(NetFault):
-    """Every connection between two workers, or with the leader, is reset after so many bytes (FD4)."""
+    """Every connection with the leader, and perhaps between workers, is reset after so many bytes (FD4)."""
 
     name = "cut-after-bytes"
     hurt_s = (4.0, 10.0)
@@ -328,11 +328,11 @@ class CutAfter(NetFault):
 
     def hurt(self, place: Place, rng: Random) -> dict[str, Any]:
         """See Fault."""
-        count = rng.choice([3_000, 20_000, 100_000])
-        links = among(sorted(place.workers))
+        count = rng.choice([4_000, 8_000, 20_000])
+        leader = leader_of(place, rng)
+        links = between([leader], [id for id in sorted(place.servers) if id != leader])
         if rng.random() < 0.5:
-            leader = leader_of(place, rng)
-            links = between([leader], [id for id in sorted(place.servers) if id != leader])
+            links += among(sorted(place.workers))
         place.links.cut_after(links, count)
         return {"bytes": count, "links": len(links)}
 

@@ -102,9 +102,8 @@ class NetLinks(Links):
         either = wanted | {(b, a) for a, b in wanted}
         self._before = self._proxies.struck()
         self._proxies.treat(wanted, treatment)
-        for link in sorted(either):
-            for port in ports(link[1] in self._masters):
-                self.network.divert(link, port, self._gate(link, port))
+        wanted_gates = [(link, port) for link in sorted(either) for port in ports(link[1] in self._masters)]
+        self.network.divert({(link, port): self._gate(link, port) for link, port in wanted_gates})
         self._break(either)
         self._treated |= either
 

@@ -12,7 +12,7 @@ import random
 import shutil
 import subprocess
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from jepsen_like.leftovers import Marker
@@ -95,15 +95,18 @@ class Network:
     def squeeze(self, nodes: Iterable[str], kbit: int) -> None:
         """Whatever these nodes send leaves at `kbit` per second."""
         for node in nodes:
-            tbf = f"rate {kbit}kbit burst 16k latency 300ms".split()
+            tbf = f"rate {kbit}kbit burst 4k latency 300ms".split()
             self._enter(node, "tc", "qdisc", "replace", "dev", "eth0", "root", "tbf", *tbf)
             self._squeezed.add(node)
 
-    def divert(self, link: Link, port: int, to: tuple[str, int]) -> None:
-        """New connections of `link` to `port` go to `to` instead; open ones are left alone."""
-        source, target = link
-        match = f"{_OUT} -d {self.addresses[target]} -p tcp --dport {port} -j DNAT --to-destination {to[0]}:{to[1]}"
-        self._restore(source, "nat", [match])
+    def divert(self, gates: Mapping[tuple[Link, int], tuple[str, int]]) -> None:
+        """New connections of a link to a port go elsewhere instead; open ones are left alone."""
+        rules: dict[str, list[str]] = defaultdict(list)
+        for ((source, target), port), to in gates.items():
+            match = f"{_OUT} -d {self.addresses[target]} -p tcp --dport {port}"
+            rules[source].append(f"{match} -j DNAT --to-destination {to[0]}:{to[1]}")
+        for node, lines in rules.items():
+            self._restore(node, "nat", lines)
 
     def spare(self, links: Iterable[Link]) -> None:
         """These links' targets have no rule of their own any more; diversions and limits stay."""

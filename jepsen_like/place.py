@@ -1,8 +1,8 @@
 """The attacked cluster: real masters and workers, each on a network and a disk that can be hurt.
 
 Two kinds. `netns`: every node in a network namespace with its own address (root). `proxy`: every node on a loopback
-address of its own and every connection through a proxy (no root, and less can be hurt: `abilities` says what). Everything
-made is in a marker file and goes when the place stops, or its process is killed, or the next one starts.
+address of its own and every connection through a proxy (no root, and less can be hurt: `abilities` says what).
+Everything made is in a marker file and goes when the place stops, or its process is killed, or the next one starts.
 """
 
 from __future__ import annotations
@@ -206,7 +206,7 @@ class Place(Ground):
 
     # What Cluster.spawn asks of a ground.
 
-    def spots(self, home: Path, masters: Sequence[str]) -> dict[str, Spot]:
+    def spots(self, home: Path, masters: Sequence[str]) -> dict[str, Spot]:  # noqa: ARG002 - new addresses each time
         """See Ground. Also makes the network."""
         if self.kind == "netns":
             self._network = Network(self.marker, ())

@@ -20,6 +20,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import asdict, dataclass
@@ -33,6 +34,8 @@ Link = tuple[str, str]
 
 _PIECE = 64 * 1024
 _TRICKLE_S = 0.05  # a slow link moves a little this often
+_LOOK_S = 0.5  # new processes are looked for this often
+_NETLINK_SOCK_DIAG, _SOCK_DIAG_BY_FAMILY = 4, 20  # linux/netlink.h, linux/sock_diag.h
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +77,9 @@ class Proxies:
         self._servers: list[asyncio.Server] = []
         self._open: dict[asyncio.Task[None], Link] = {}
         self._nodes: dict[int, str] = {}
+        self._expected: set[str] = set()
+        self._looked = 0.0
+        self._harness = os.getppid()
 
     async def open(self, gate: Gate) -> tuple[str, int]:
         """Listens; returns the real address. Raises OSError."""
@@ -83,6 +89,7 @@ class Proxies:
 
         server = await asyncio.start_server(carry, *gate.listen, limit=_PIECE)
         self._servers.append(server)
+        self._expected.add(gate.to)
         host, port = server.sockets[0].getsockname()[:2]
         return str(host), int(port)
 
@@ -115,7 +122,8 @@ class Proxies:
         self._changed = asyncio.Event()
 
     async def _accept(self, gate: Gate, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        source = gate.source or self._whose(writer.get_extra_info("peername")[1])
+        ends = writer.get_extra_info("peername")[:2], writer.get_extra_info("sockname")[:2]
+        source = gate.source or await asyncio.to_thread(self._whose, *ends)
         link = (source, gate.to)
         task = asyncio.current_task()
         assert task is not None  # we run in one
@@ -198,26 +206,48 @@ class Proxies:
             self.struck["bits flipped"] += 1
         return bytes(data)
 
-    def _whose(self, port: int) -> str:
-        """The node that a connection from `port` of this machine belongs to."""
-        inode = socket_inode(port)
-        for fresh in (False, True):
-            if fresh:
-                self._nodes = nodes(self._prefix)
-            for pid, node in self._nodes.items():
-                if inode and holds(pid, inode):
-                    return node
+    def _whose(self, near: tuple[str, int], far: tuple[str, int]) -> str:
+        """The node that has the connection `near` -> `far` open; the client when no node has."""
+        inode = socket_inode(near, far)
+        if not inode or holds(self._harness, inode):
+            return CLIENT
+        for pid, node in self._living():
+            if holds(pid, inode):
+                return node
         return CLIENT
 
+    def _living(self) -> list[tuple[int, str]]:
+        """The nodes' processes. Looks for new ones only when one is missing: it takes a while."""
+        alive = {pid: node for pid, node in self._nodes.items() if os.path.exists(f"/proc/{pid}")}
+        if set(alive.values()) != self._expected and time.monotonic() > self._looked + _LOOK_S:
+            alive = nodes(self._prefix)
+            self._looked = time.monotonic()
+        self._nodes = alive
+        return list(alive.items())
 
-def socket_inode(port: int) -> str:
-    """Of the connected loopback socket whose own port this is; "" when there is none."""
-    wanted = f":{port:04X}"
-    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
-        fields = line.split()
-        if fields[1].endswith(wanted) and fields[3] == "01" and fields[9] != "0":
-            return fields[9]
-    return ""
+
+def socket_inode(near: tuple[str, int], far: tuple[str, int]) -> int:
+    """Of the TCP socket of this machine that is connected from `near` to `far`; 0 when there is none.
+
+    Asks the kernel for this one (sock_diag(7), inet_diag_req_v2): reading /proc/net/tcp takes long on a busy machine.
+    """
+    ends = struct.pack("!HH", near[1], far[1])
+    ends += socket.inet_aton(near[0]) + bytes(12) + socket.inet_aton(far[0]) + bytes(12)
+    request = struct.pack("=BBBBI", socket.AF_INET, socket.IPPROTO_TCP, 0, 0, 0xFFF) + ends
+    request += struct.pack("=I", 0) + b"\xff" * 8  # any interface, no cookie
+    header = struct.pack("=IHHII", 16 + len(request), _SOCK_DIAG_BY_FAMILY, 1, 1, 0)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as kernel:
+        kernel.settimeout(2.0)
+        try:
+            kernel.send(header + request)
+            answer = kernel.recv(4096)
+        except OSError:
+            return 0
+    (kind,) = struct.unpack_from("=H", answer, 4)
+    if kind != _SOCK_DIAG_BY_FAMILY:
+        return 0
+    (inode,) = struct.unpack_from("=I", answer, 16 + 4 + 48 + 16)
+    return int(inode)
 
 
 def nodes(prefix: str) -> dict[int, str]:
@@ -236,7 +266,7 @@ def nodes(prefix: str) -> dict[int, str]:
     return found
 
 
-def holds(pid: int, inode: str) -> bool:
+def holds(pid: int, inode: int) -> bool:
     """Whether the process has this socket open."""
     try:
         return any(os.readlink(entry.path) == f"socket:[{inode}]" for entry in os.scandir(f"/proc/{pid}/fd"))

@@ -1,17 +1,16 @@
 """Carries out a schedule against a place, and writes down what was done, healed and proven.
 
-Each step has a thread of its own, so that faults of different groups overlap as scheduled. Whatever happens, every fault
-that began is healed before the storm ends, and every node that should run runs. A watcher notes who leads, from which
-elections and the gaps between leaders are told.
+Each step has a thread of its own, so that faults of different groups overlap as scheduled. Whatever happens, every
+fault that began is healed before the storm ends, and every node that should run runs.
 """
 
 from __future__ import annotations
 
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from random import Random
-from typing import Any
 
 from jepsen_like.fault import Fault
 from jepsen_like.faults import FAULTS
@@ -33,6 +32,7 @@ class Storm(threading.Thread):
         self._place, self._history, self._steps = place, history, list(steps)
         self._ending = threading.Event()
         self._lock = threading.Lock()
+        self._groups: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 
     def run(self) -> None:
         """The storm."""
@@ -60,14 +60,20 @@ class Storm(threading.Thread):
 
     def _step(self, step: Step) -> None:
         fault = FAULTS[step.fault]()
-        began = time.monotonic()
+        with self._groups[
+            fault.group
+        ]:  # a hurt may take longer than planned; groups never overlap all the same
+            if not self._ending.is_set():
+                self._carry_out(fault, step)
+
+    def _carry_out(self, fault: Fault, step: Step) -> None:
         number = self._history.record(NEMESIS, "note", "begins", step.fault)
         try:
             done = fault.hurt(self._place, Random(step.seed))
             self._history.record(NEMESIS, "hurt", step.fault, done, id=number)
             if "violation" in done:
                 self.broken.append(f"{step.fault}: {done['violation']}")
-            self._ending.wait(max(0.0, began + step.hurt_s - time.monotonic()))
+            self._ending.wait(step.hurt_s)
         except Exception as error:  # whatever it was, the run goes on and heals
             self._fail(step, number, "hurt", error)
         finally:
@@ -90,46 +96,3 @@ class Storm(threading.Thread):
         with self._lock:
             self.broken.append(f"{what} of {step.fault}: {error!r}")
         self._history.record(NEMESIS, "note", f"{what} failed", f"{step.fault}: {error!r}", id=number)
-
-
-class Watcher(threading.Thread):
-    """Notes every change of leader, and every node that ends or comes back, until `stop`.
-
-    Events of process "watcher", kind note: op "leader" with value {"id", "term"} or None; op "down" and "up" with node and
-    value {"pid", "status"}.
-    """
-
-    def __init__(self, place: Place, history: History, every_s: float = 0.1) -> None:
-        super().__init__(name="watcher", daemon=True)
-        self._place, self._history, self._every_s = place, history, every_s
-        self._ending = threading.Event()
-
-    def run(self) -> None:
-        """Watches."""
-        led: Any = ()
-        running: dict[str, int] = {}
-        while not self._ending.wait(self._every_s):
-            now = {id: server.pid for id, server in self._place.servers.items() if server.alive}
-            for id in sorted(running.keys() | now.keys()):
-                self._compare(id, running.get(id, 0), now.get(id, 0))
-            running = now
-            leader = self._place.leader()
-            seen = {"id": leader.id, "term": leader.term} if leader else None
-            if seen != led:
-                self._history.record("watcher", "note", "leader", seen, node=leader.id if leader else "")
-                led = seen
-
-    def stop(self) -> None:
-        """Ends it, and waits for that."""
-        self._ending.set()
-        self.join()
-
-    def _compare(self, id: str, before: int, after: int) -> None:
-        if before == after:
-            return
-        if before:
-            process = self._place.server(id).process
-            status = process.poll() if process and process.pid == before else None
-            self._history.record("watcher", "note", "down", {"pid": before, "status": status}, node=id)
-        if after:
-            self._history.record("watcher", "note", "up", {"pid": after}, node=id)

@@ -1,6 +1,6 @@
 """The harness must be able to fail: every planted bug is found, and no run without one is blamed.
 
-    python -m tests.planted.selftest [--only NAME …] [--no-clean] [--json FILE]
+    python -m tests.planted.selftest [--only NAME …] [--no-clean] [--json FILE] [--keep DIR]
 
 Each bug runs in real servers with the schedule that is fit to expose it; then the same run without the bug must be
 valid. Rules of consensus that chance needs long for are taken out in the deterministic simulation instead, where the
@@ -41,10 +41,12 @@ class Row:
     clean_seconds: float
 
 
-def attack(bug: Bug, *, planted: bool, seed: int) -> Result:
+def attack(bug: Bug, *, planted: bool, seed: int, keep: Path | None) -> Result:
     """One run of the bug's schedule."""
     launcher = ("tests.planted.launch", bug.name) if planted else ()
     config = RunConfig(seed=seed, **{"kind": "auto", **bug.run, "launcher": launcher})
+    if keep is not None:
+        return run(config, keep / (bug.name if planted else f"{bug.name}-clean"))
     folder = Path(tempfile.mkdtemp(prefix="mr-planted-"))
     try:
         return run(config, folder)
@@ -52,14 +54,14 @@ def attack(bug: Bug, *, planted: bool, seed: int) -> Result:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def in_cluster(bug: Bug, *, clean: bool) -> Row:
+def in_cluster(bug: Bug, seed: int, *, clean: bool, keep: Path | None) -> Row:
     """The bug in real servers, found by which checkers; then the same without it."""
-    result = attack(bug, planted=True, seed=SEED)
+    result = attack(bug, planted=True, seed=seed, keep=keep)
     wrong = [v for v in result.verdicts if v.outcome is Outcome.INVALID]
     by = ", ".join(v.checker for v in wrong)
     row = Row(bug.name, bug.breaks, "cluster", bool(wrong), by, result.seconds, "", 0.0)
     if clean:
-        sound = attack(bug, planted=False, seed=SEED)
+        sound = attack(bug, planted=False, seed=seed, keep=keep)
         false = [f"{v.checker}: {v.reason}" for v in sound.verdicts if v.outcome is not Outcome.VALID]
         row.clean, row.clean_seconds = "; ".join(false) or "valid", sound.seconds
     return row
@@ -117,13 +119,14 @@ def main() -> int:
     parser.add_argument("--no-clean", action="store_true")
     parser.add_argument("--no-simulation", action="store_true")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--keep", type=Path, help="folder for the reports and evidence of every run")
     asked = parser.parse_args()
     began, rows = time.monotonic(), []
-    for bug in BUGS.values():
+    for seed, bug in enumerate(BUGS.values(), SEED):
         if asked.only and bug.name not in asked.only:
             continue
         try:
-            row = in_cluster(bug, clean=not asked.no_clean)
+            row = in_cluster(bug, seed, clean=not asked.no_clean, keep=asked.keep)
         except Exception as error:  # a cluster that does not even start has not been judged
             row = Row(bug.name, bug.breaks, "cluster", False, f"no run: {error!r}"[:200], 0.0, "", 0.0)
         show(row)
@@ -132,8 +135,9 @@ def main() -> int:
         rows += in_simulation()
     missed = [row.bug for row in rows if not row.found]
     blamed = [row.bug for row in rows if row.clean not in {"", "valid"}]
+    seconds = time.monotonic() - began
     print(
-        f"\n{len(rows) - len(missed)} of {len(rows)} bugs found, {len(blamed)} false alarms, {time.monotonic() - began:.0f} s"
+        f"\n{len(rows) - len(missed)} of {len(rows)} bugs found, {len(blamed)} false alarms, {seconds:.0f} s"
     )
     for name in missed:
         print(f"  missed: {name}")

@@ -60,14 +60,17 @@ def run(session: Session, minutes: float, seed: int | None, keep: Path | None, *
 
 
 @chaos.command()
-@click.argument("what", metavar="DIR|SEED")
+@click.argument("folder", metavar="[DIR]", type=_PATH, required=False)
+@click.option("--seed", type=int, help="Instead of DIR: a run of one minute with everything else by default.")
 @click.option("--keep", type=_PATH, help="Folder for the new report. Default: a new one.")
 @flags.apart
-def replay(session: Session, what: str, keep: Path | None) -> int:
+def replay(session: Session, folder: Path | None, seed: int | None, keep: Path | None) -> int:
     """Plays a run again: the same jobs, the same faults at the same times. DIR is what an earlier run has kept."""
     from jepsen_like.run import RunConfig, read_config
 
-    config = RunConfig(seed=int(what)) if what.isdigit() else read_config(Path(what))
+    if (folder is None) == (seed is None):
+        raise Usage("name the folder of a run, or a --seed")
+    config = read_config(folder) if folder is not None else RunConfig(seed=seed or 0)
     return _play(session, config, keep)
 
 

@@ -46,7 +46,7 @@ def numbers(history: Sequence[Event], evidence: Evidence) -> dict[str, str]:
         if job.status:
             reruns.update(job.status["reruns"])
     lost = sum(
-        int(e.value.get("bytes_lost", 0)) for e in history if e.kind == "proof" and isinstance(e.value, dict)
+        int(e.value.get("bytes", 0)) for e in history if e.kind == "proof" and e.value and "cuts" in e.value
     )
     compared = sum(part["bytes"] for job in evidence.jobs for part in job.reference.values())
     return {

@@ -21,7 +21,7 @@ import mr
 from mr import cli
 from mr.cluster import Cluster
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 
 WORDCOUNT = '''
 """Counts words."""

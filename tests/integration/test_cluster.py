@@ -18,7 +18,7 @@ from mr.cluster import Cluster
 from mr.guardian import tree
 from mr.rpc.cluster_pb2 import MasterInfo
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 
 
 def alive(pid: int) -> bool:

@@ -21,7 +21,7 @@ import pytest
 from mr.cluster import Cluster
 from tests.reference import reference
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 FILES = 40
 REDUCES = 3

@@ -30,7 +30,7 @@ from mr.rpc import session_pb2 as pb
 from mr.submit import Prepared, Request, prepare
 from worker import memory
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 PATIENCE_S = 30.0
 
 JOB = """

@@ -11,6 +11,7 @@ from jepsen_like import checkers_consensus as consensus
 from jepsen_like import checkers_data as data
 from jepsen_like.evidence import Evidence
 from jepsen_like.history import Event
+from jepsen_like.model import JOB_OPS, REGISTER_OPS
 from jepsen_like.verdict import Outcome, Verdict, worst
 
 Checker: TypeAlias = Callable[[Sequence[Event], Evidence], Verdict]
@@ -44,18 +45,24 @@ CHECKERS: tuple[Checker, ...] = (
     data.leftovers,
     data.secrets,
 )
-# These need only the history: what is checked of a history that a user recorded.
-FROM_HISTORY: tuple[Checker, ...] = (clients.linearizable, clients.requests, clients.conservation)
 
 
 def judge(history: Sequence[Event], evidence: Evidence | None) -> list[Verdict]:
     """One verdict a checker. Without evidence, only what a history by itself can show."""
     if evidence is None:
-        return [_run(checker, history, Evidence()) for checker in FROM_HISTORY]
+        return [_run(checker, history, Evidence()) for checker in _from_history(history)]
     verdicts = [_run(checker, history, evidence) for checker in CHECKERS]
     if evidence.config.get("faults") != "none":
         verdicts.append(_run(clients.proofs, history, evidence))
     return verdicts
+
+
+def _from_history(history: Sequence[Event]) -> list[Checker]:
+    """What can be checked of a history alone, as a user may have recorded one: by what it speaks of."""
+    ops = {event.op for event in history}
+    registers: list[Checker] = [clients.registers] if ops & REGISTER_OPS else []
+    jobs: list[Checker] = [clients.linearizable, clients.requests, clients.conservation]
+    return [*registers, *(jobs if ops & JOB_OPS or not registers else [])]
 
 
 def overall(verdicts: Sequence[Verdict]) -> Outcome:

@@ -9,16 +9,25 @@ from jepsen_like import linearizability
 from jepsen_like.checkers_consensus import verdict
 from jepsen_like.evidence import Evidence, Job
 from jepsen_like.history import Event
-from jepsen_like.model import JobModel, operations
+from jepsen_like.model import JobModel, operations, register_operations
 from jepsen_like.verdict import Outcome, Verdict
 
 ENDS = frozenset({"SUCCEEDED", "FAILED", "CANCELLED"})
+# Faults that cost the leader its office: a run with one of them claims an election.
+ELECTING = frozenset(
+    {"kill-leader", "leader-alone", "kill-all-masters", "power-cut-all", "transfer-leadership"}
+)
 FAILOVER_S = 10.0  # from the last heal until a leader commits (C14)
 
 
 def linearizable(history: Sequence[Event], _evidence: Evidence) -> Verdict:
     """C11, C10, T8: for each job one order explains every answer."""
     return linearizability.check(operations(history), JobModel())
+
+
+def registers(history: Sequence[Event], _evidence: Evidence) -> Verdict:
+    """C11 for registers: read, write and cas of any system that recorded them."""
+    return linearizability.check(register_operations(history), linearizability.Register())
 
 
 def acknowledged(history: Sequence[Event], evidence: Evidence) -> Verdict:
@@ -161,12 +170,16 @@ def proofs(history: Sequence[Event], _evidence: Evidence) -> Verdict:
         for number, e in hurts.items()
         if number in heals and not any(e.t - 1e9 <= t <= heals[number] + 1e9 for t in busy)
     ]
+    claimed = sorted({e.op for e in hurts.values()} & ELECTING)
+    terms = len({e.value["term"] for e in history if e.op == "master" and e.value.get("role") == "leader"})
     counted = {"faults": len(hurts), "proven": len(proven & hurts.keys())}
     reason = ""
     if not hurts:
         reason = "void: no fault was injected"
     elif missing:
         reason = f"void: not proven to have struck: {', '.join(missing[:5])}"
+    elif claimed and terms < 2:
+        reason = f"void: {', '.join(claimed)} should have cost an election, and there was none"
     elif len(idle) == len(hurts):
         reason = "void: no client asked anything while a fault hurt"
     outcome = Outcome.UNKNOWN if reason else Outcome.VALID

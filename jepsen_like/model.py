@@ -6,7 +6,7 @@ no operation: an answer that shows a later state moves the model there, and no a
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Collection, Hashable, Iterable
 from typing import Any
 
 from jepsen_like.history import Event
@@ -55,12 +55,27 @@ def _seen(state: str, shown: str) -> str | None:
     return shown
 
 
+JOB_OPS = frozenset({"submit", "cancel", "status", "wait"})
+REGISTER_OPS = frozenset({"read", "write", "cas"})
+
+
 def operations(events: Iterable[Event]) -> list[Operation]:
-    """The calls of a history that speak of jobs. A `fail`ed one did not happen; one without an end may have."""
+    """The calls of a history that speak of jobs; `value["job"]` is which, the answer is what `JobModel` says."""
+    return _operations(events, JOB_OPS, "job")
+
+
+def register_operations(events: Iterable[Event]) -> list[Operation]:
+    """The calls of a history on registers, for histories of other systems: `value` is {"key", "value"}; a read is
+    answered by what it saw, a cas has [old, new] for its value and is answered by true or false."""
+    return _operations(events, REGISTER_OPS, "key")
+
+
+def _operations(events: Iterable[Event], ops: Collection[str], key: str) -> list[Operation]:
+    """A `fail`ed call did not happen; one without an end may have."""
     calls: dict[int, Event] = {}
     ends: dict[int, Event] = {}
     for event in events:
-        if event.op in {"submit", "cancel", "status", "wait"}:
+        if event.op in ops:
             if event.kind == "invoke":
                 calls[event.id] = event
             elif event.kind in {"ok", "fail", "info"}:
@@ -71,14 +86,14 @@ def operations(events: Iterable[Event]) -> list[Operation]:
         if end is not None and end.kind == "fail":
             continue
         ok = end is not None and end.kind == "ok"
-        if not ok and call.op in {"status", "wait"}:
+        if not ok and call.op in {"status", "wait", "read"}:
             continue  # a read without an answer says nothing
         found.append(
             Operation(
                 process=call.process,
-                key=call.value["job"],
+                key=call.value[key],
                 action=call.op,
-                value=call.value["job"],
+                value=call.value.get("value"),
                 result=end.value if ok and end is not None else None,
                 invoked=call.t,
                 returned=end.t if ok and end is not None else None,

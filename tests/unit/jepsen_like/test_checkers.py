@@ -481,6 +481,10 @@ def test_every_checker_has_a_row() -> None:
             lambda h: [event(3, "proof", "kill-worker", None, id=10) if e.kind == "proof" else e for e in h],
         ),
         ("no fault at all", lambda h: [e for e in h if e.process != "nemesis"]),
+        (
+            "no election",
+            lambda h: [event(2, "hurt", "kill-leader", {}, id=10) if e.kind == "hurt" else e for e in h],
+        ),
         ("nobody asked anything", lambda h: [e for e in h if e.kind != "invoke"]),
     ],
 )
@@ -567,3 +571,37 @@ def test_a_checker_that_crashes_says_unknown() -> None:
 def test_histories_of_known_verdict(promise: str, history: list[Event], outcome: Outcome) -> None:
     """What `mr verify history.jsonl` judges: no evidence, only what clients were told (C11)."""
     assert checkers.judge(history, None)[0].outcome is outcome, promise
+
+
+def register(number: int, t: float, op: str, value: Any, answer: Any, kind: str = "ok") -> list[Event]:
+    asked = {"key": "x", "value": value}
+    return [event(t, "invoke", op, asked, id=number), event(t + 0.5, kind, op, answer, id=number)]
+
+
+@pytest.mark.parametrize(
+    ("promise", "history", "outcome"),
+    [
+        (
+            "a read sees the write",
+            [*register(1, 0, "write", 1, None), *register(2, 1, "read", None, 1)],
+            Outcome.VALID,
+        ),
+        (
+            "a stale read",
+            [*register(1, 0, "write", 1, None), *register(2, 1, "read", None, None)],
+            Outcome.INVALID,
+        ),
+        (
+            "a refused write is not seen",
+            [*register(1, 0, "write", 1, {}, "fail"), *register(2, 1, "read", None, 1)],
+            Outcome.INVALID,
+        ),
+        (
+            "a lost one may be",
+            [*register(1, 0, "write", 1, {}, "info"), *register(2, 1, "read", None, 1)],
+            Outcome.VALID,
+        ),
+    ],
+)
+def test_register_histories_of_known_verdict(promise: str, history: list[Event], outcome: Outcome) -> None:
+    assert checkers.overall(checkers.judge(history, None)) is outcome, promise

@@ -8,11 +8,16 @@ bytes lost), or None: then the step proves nothing.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from random import Random
 from typing import Any, ClassVar
 
 from jepsen_like.nemesis import Kind
 from jepsen_like.place import Place
+
+
+class Missed(Exception):
+    """There was nobody to hurt: every victim was down already, or what should be damaged did not exist."""
 
 
 class Fault(ABC):
@@ -28,7 +33,7 @@ class Fault(ABC):
 
     @abstractmethod
     def hurt(self, place: Place, rng: Random) -> dict[str, Any]:
-        """Begins. Returns what was done to whom."""
+        """Begins. Returns what was done to whom. Raises Missed."""
 
     @abstractmethod
     def heal(self, place: Place) -> None:
@@ -55,17 +60,26 @@ class Fault(ABC):
 
 
 def leader_of(place: Place, rng: Random) -> str:
-    """Who leads, or anyone when nobody is known to."""
+    """Who leads, or any master when nobody is known to."""
     leader = place.leader()
-    return leader.id if leader else rng.choice(sorted(place.masters))
+    return leader.id if leader else master_of(place, rng)
+
+
+def master_of(place: Place, rng: Random) -> str:
+    """Any master, rather one that lives."""
+    return _any_of(place, place.masters, rng)
 
 
 def follower_of(place: Place, rng: Random) -> str:
-    """A master that does not lead."""
+    """A master that does not lead, rather one that lives."""
     leader = leader_of(place, rng)
-    return rng.choice([id for id in sorted(place.masters) if id != leader] or [leader])
+    return _any_of(place, [id for id in place.masters if id != leader] or [leader], rng)
 
 
 def worker_of(place: Place, rng: Random) -> str:
-    """Any worker."""
-    return rng.choice(sorted(place.workers))
+    """Any worker, rather one that lives."""
+    return _any_of(place, place.workers, rng)
+
+
+def _any_of(place: Place, ids: Collection[str], rng: Random) -> str:
+    return rng.choice(sorted(id for id in ids if place.server(id).alive) or sorted(ids))

@@ -6,7 +6,7 @@ import threading
 from random import Random
 from typing import Any, ClassVar
 
-from jepsen_like.fault import Fault
+from jepsen_like.fault import Fault, master_of, worker_of
 from jepsen_like.place import Place
 
 
@@ -29,7 +29,7 @@ class ClockFault(Fault):
 
     def hurt(self, place: Place, rng: Random) -> dict[str, Any]:
         """See Fault."""
-        self.id = rng.choice(sorted(place.masters if rng.random() < 0.7 else place.workers))
+        self.id = master_of(place, rng) if rng.random() < 0.7 else worker_of(place, rng)
         offsets, every_s = self.path(rng)
         shim = place.shims[self.id]
         self._struck = -shim.count("clocks_shifted")

@@ -11,7 +11,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, ClassVar
 
-from jepsen_like.fault import Fault, follower_of, leader_of, worker_of
+from jepsen_like.fault import Fault, Missed, follower_of, leader_of, master_of, worker_of
 from jepsen_like.place import Place
 from mr.errors import Error
 
@@ -37,7 +37,7 @@ class Shimmed(DiskFault):
 
     def victim(self, place: Place, rng: Random) -> str:
         """Whose disk."""
-        return leader_of(place, rng) if rng.random() < 0.5 else rng.choice(sorted(place.masters))
+        return leader_of(place, rng) if rng.random() < 0.5 else master_of(place, rng)
 
     def set(self, place: Place, rng: Random) -> dict[str, Any]:
         """Begins it on `self.id`."""
@@ -50,6 +50,8 @@ class Shimmed(DiskFault):
     def hurt(self, place: Place, rng: Random) -> dict[str, Any]:
         """See Fault."""
         self.id = self.victim(place, rng)
+        if not place.server(self.id).alive:
+            raise Missed(f"{self.id} is down")
         self.struck = -place.shims[self.id].count(self.counter)
         return {"node": self.id, **self.set(place, rng)}
 
@@ -233,7 +235,7 @@ class MasterReadOnly(DiskFault):
 
     def hurt(self, place: Place, rng: Random) -> dict[str, Any]:
         """See Fault."""
-        self._id = leader_of(place, rng) if rng.random() < 0.5 else rng.choice(sorted(place.masters))
+        self._id = leader_of(place, rng) if rng.random() < 0.5 else master_of(place, rng)
         self._refused = -place.disks[self._id].lost()["refused"]
         place.disks[self._id].read_only(True)
         return {"node": self._id}
@@ -263,7 +265,7 @@ class PowerCut(DiskFault):
 
     def victims(self, place: Place, rng: Random) -> list[str]:
         """Who loses power, all at once."""
-        return [leader_of(place, rng) if rng.random() < 0.5 else rng.choice(sorted(place.masters))]
+        return [leader_of(place, rng) if rng.random() < 0.5 else master_of(place, rng)]
 
     def hurt(self, place: Place, rng: Random) -> dict[str, Any]:
         """See Fault."""
@@ -275,6 +277,8 @@ class PowerCut(DiskFault):
             after = disk.lose(torn=rng.choice([0, rng.randrange(1, 1 << 30)]))
             lost = {name: after[name] - before[name] for name in ("bytes", "names", "files")}
             self.cut.append({**death, **lost})
+        if not any(death["lived"] for death in deaths):
+            raise Missed("all were down already")
         return {"cut": self.cut}
 
     def heal(self, place: Place) -> None:
@@ -350,6 +354,8 @@ class DamagedMapOutput(DiskFault):
                 for path in rng.sample(found, min(len(found), 3)):
                     self._done += [{"node": id, **what} for what in _damage(path, rng)]
             time.sleep(0.05)
+        if not self._done:
+            raise Missed("no worker had a map output")
         return {"damaged": self._done}
 
     def heal(self, place: Place) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, ClassVar
 
-from jepsen_like.fault import Fault, follower_of, leader_of, worker_of
+from jepsen_like.fault import Fault, Missed, follower_of, leader_of, worker_of
 from jepsen_like.place import Place
 from mr.errors import Error
 
@@ -33,6 +33,8 @@ class Kill(Fault):
     def hurt(self, place: Place, rng: Random) -> dict[str, Any]:
         """See Fault."""
         self.killed += [place.kill(id) for id in self.victims(place, rng)]
+        if not any(death["lived"] for death in self.killed):
+            raise Missed("all were down already")
         return {"killed": self.killed}
 
     def heal(self, place: Place) -> None:
@@ -216,11 +218,13 @@ class Transfer(Fault):
         """See Fault."""
         self._before = place.leader()
         to = follower_of(place, rng)
+        if self._before is None:
+            raise Missed("nobody leads")
         try:
             with place.connect(timeout=10) as client:
                 transfer(client, to)
         except Error as error:
-            return {"to": to, "refused": str(error)}
+            raise Missed(f"refused: {error}") from error
         return {"to": to}
 
     def heal(self, place: Place) -> None:
@@ -229,7 +233,7 @@ class Transfer(Fault):
     def proof(self, place: Place) -> dict[str, Any] | None:
         """Another one leads, in a newer term."""
         now = place.leader()
-        if self._before is None or now is None or now.id == self._before.id:
+        if self._before is None or now is None or now.term == self._before.term:
             return None
         return {"from": self._before.id, "to": now.id, "term": now.term}
 
@@ -253,6 +257,8 @@ class Pause(Fault):
     def hurt(self, place: Place, rng: Random) -> dict[str, Any]:
         """See Fault."""
         self.id = self.victim(place, rng)
+        if not place.server(self.id).alive:
+            raise Missed(f"{self.id} is down")
         self.pid = place.kill(self.id, signal.SIGSTOP)["pid"]
         self._watch = threading.Thread(target=self._measure, daemon=True)
         self._watch.start()

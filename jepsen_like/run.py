@@ -51,6 +51,7 @@ class RunConfig:
     kind: str = "auto"  # netns | proxy | auto
     faults: str = "all"  # names with commas, "all", or "none"
     every_s: float = 4.0  # between faults, on average
+    each: bool = False  # every one of `faults` at least once, however long that takes
     job_every_s: float = 2.5  # between jobs, on average
     shapes: tuple[str, ...] = ()  # of jobs; () = all
     works: tuple[Work, ...] = ()  # instead of drawn jobs
@@ -133,7 +134,9 @@ def steps_of(config: RunConfig, place: Place, say: Say) -> list[Step]:
     for name, why in faults.impossible(place).items():
         if name in wanted:
             say(f"  not here: {name:24} {why}")
-    return nemesis.schedule(config.seed, here, config.seconds, every_s=config.every_s)
+    return nemesis.schedule(
+        config.seed, here, config.seconds, every_s=config.every_s, at_least_once=config.each
+    )
 
 
 def _attack(config: RunConfig, place: Place, folder: Path, history: History, say: Say) -> Evidence:

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from random import Random
 
-from jepsen_like.fault import Fault
+from jepsen_like.fault import Fault, Missed
 from jepsen_like.faults import FAULTS
 from jepsen_like.history import History
 from jepsen_like.nemesis import Step
@@ -68,20 +68,26 @@ class Storm(threading.Thread):
 
     def _carry_out(self, fault: Fault, step: Step) -> None:
         number = self._history.record(NEMESIS, "note", "begins", step.fault)
+        missed = False
         try:
             done = fault.hurt(self._place, Random(step.seed))
             self._history.record(NEMESIS, "hurt", step.fault, done, id=number)
             if "violation" in done:
                 self.broken.append(f"{step.fault}: {done['violation']}")
             self._ending.wait(step.hurt_s)
+        except Missed as nobody:
+            self._history.record(NEMESIS, "note", "missed", f"{step.fault}: {nobody}", id=number)
+            missed = True
         except Exception as error:  # whatever it was, the run goes on and heals
             self._fail(step, number, "hurt", error)
         finally:
-            self._heal(fault, step, number)
+            self._heal(fault, step, number, missed=missed)
 
-    def _heal(self, fault: Fault, step: Step, number: int) -> None:
+    def _heal(self, fault: Fault, step: Step, number: int, *, missed: bool) -> None:
         try:
             fault.heal(self._place)
+            if missed:
+                return
             self._history.record(NEMESIS, "heal", step.fault, id=number)
             proof = fault.proof(self._place)
         except Exception as error:

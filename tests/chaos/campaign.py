@@ -1,0 +1,52 @@
+"""Which runs make a campaign: every fault at least once, or random ones until the time is over. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from random import Random
+
+from jepsen_like.fault import Fault
+from jepsen_like.run import RunConfig
+
+CHUNK = 11  # faults in one run: about a minute and a half of storm
+_FIVE = 5
+
+
+def every_fault(seed: int, catalogue: Sequence[type[Fault]]) -> Iterator[RunConfig]:
+    """Runs in which each fault occurs: those that need five masters together, the others in mixed parts; and one
+    behind proxies, as on a laptop without root."""
+    rng = Random(seed)
+    few = [fault.name for fault in catalogue if fault.masters < _FIVE]
+    rng.shuffle(few)
+    for start in range(0, len(few), CHUNK):
+        part = ",".join(few[start : start + CHUNK])
+        yield RunConfig(seed=rng.randrange(1 << 30), seconds=0, faults=part, each=True, every_s=3.0)
+    large = [fault.name for fault in catalogue if fault.masters >= _FIVE]
+    five = ",".join([*large, "kill-leader", "power-cut-all", "leader-from-masters", "kill-worker"])
+    yield RunConfig(
+        seed=rng.randrange(1 << 30), seconds=0, faults=five, each=True, masters=_FIVE, every_s=3.0
+    )
+    laptop = "kill-leader,leader-alone,delay,bit-flips,black-hole,cut-after-bytes,pause-leader"
+    yield RunConfig(
+        seed=rng.randrange(1 << 30), seconds=0, faults=laptop, each=True, kind="proxy", every_s=3.0
+    )
+
+
+def again(seed: int, missing: Sequence[str], masters: int) -> RunConfig:
+    """Another chance for faults that found nobody to hurt."""
+    return RunConfig(
+        seed=seed, seconds=0, faults=",".join(sorted(missing)), each=True, masters=masters, every_s=3.0
+    )
+
+
+def at_random(seed: int) -> Iterator[RunConfig]:
+    """One after the other, for ever; a function of the seed."""
+    rng = Random(seed)
+    while True:
+        yield RunConfig(
+            seed=rng.randrange(1 << 30),
+            seconds=rng.choice([60.0, 120.0, 240.0]),
+            masters=rng.choice([3, 3, 5]),
+            workers=rng.randint(2, 5),
+            every_s=rng.choice([1.5, 3.0, 6.0]),
+        )

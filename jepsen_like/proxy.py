@@ -140,6 +140,10 @@ class Proxies:
             try:
                 # half closed streams are no use to gRPC: the end of one direction is the end of both
                 await asyncio.wait({there, back}, return_when=asyncio.FIRST_COMPLETED)
+                if self._treatments.get(link, CALM).half_open:
+                    await there  # the other end is gone; ours is told when this heals
+                if self._treatments.get((gate.to, source), CALM).half_open:
+                    await back
             finally:
                 for pump in (there, back):
                     pump.cancel()

@@ -1,8 +1,8 @@
 """`make chaos`: every fault at least once, about 20 minutes. `make chaos HOURS=n`: random storms for n hours.
 
-One line a run, and at the end the faults that were proven. Runs that were not valid keep their folder; the line says how
-to play them again. Exit status 0: all valid and every possible fault proven; 10: a promise was broken; 1: something was
-not proven, or could not be judged.
+One line a run, and at the end the faults that were proven. Runs that were not valid keep their folder; the line says
+how to play them again. Exit status 0: all valid and every possible fault proven; 10: a promise was broken; 1: something
+was not proven, or could not be judged.
 """
 
 from __future__ import annotations

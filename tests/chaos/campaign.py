@@ -9,6 +9,7 @@ from jepsen_like.fault import Fault
 from jepsen_like.run import RunConfig
 
 CHUNK = 11  # faults in one run: about a minute and a half of storm
+STORM_S = 60.0  # at least, so that jobs keep coming
 _FIVE = 5
 
 
@@ -20,22 +21,22 @@ def every_fault(seed: int, catalogue: Sequence[type[Fault]]) -> Iterator[RunConf
     rng.shuffle(few)
     for start in range(0, len(few), CHUNK):
         part = ",".join(few[start : start + CHUNK])
-        yield RunConfig(seed=rng.randrange(1 << 30), seconds=0, faults=part, each=True, every_s=3.0)
+        yield RunConfig(seed=rng.randrange(1 << 30), seconds=STORM_S, faults=part, each=True, every_s=3.0)
     large = [fault.name for fault in catalogue if fault.masters >= _FIVE]
     five = ",".join([*large, "kill-leader", "power-cut-all", "leader-from-masters", "kill-worker"])
     yield RunConfig(
-        seed=rng.randrange(1 << 30), seconds=0, faults=five, each=True, masters=_FIVE, every_s=3.0
+        seed=rng.randrange(1 << 30), seconds=STORM_S, faults=five, each=True, masters=_FIVE, every_s=3.0
     )
     laptop = "kill-leader,leader-alone,delay,bit-flips,black-hole,cut-after-bytes,pause-leader"
     yield RunConfig(
-        seed=rng.randrange(1 << 30), seconds=0, faults=laptop, each=True, kind="proxy", every_s=3.0
+        seed=rng.randrange(1 << 30), seconds=STORM_S, faults=laptop, each=True, kind="proxy", every_s=3.0
     )
 
 
 def again(seed: int, missing: Sequence[str], masters: int) -> RunConfig:
     """Another chance for faults that found nobody to hurt."""
     return RunConfig(
-        seed=seed, seconds=0, faults=",".join(sorted(missing)), each=True, masters=masters, every_s=3.0
+        seed=seed, seconds=STORM_S, faults=",".join(sorted(missing)), each=True, masters=masters, every_s=3.0
     )
 
 

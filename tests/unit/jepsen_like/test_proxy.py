@@ -1,0 +1,134 @@
+"""The proxies: each treatment does what it says to one direction and counts it; healing ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator
+
+import pytest
+
+from jepsen_like.proxy import CLIENT, Gate, Proxies, Treatment, holds, socket_inode
+
+THERE, BACK = (CLIENT, "n"), ("n", CLIENT)
+
+
+class Echo:
+    """A server that answers with what it gets, and a client of it through a gate."""
+
+    def __init__(self, proxies: Proxies, address: tuple[str, int]) -> None:
+        self.proxies, self.address = proxies, address
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection(*self.address)
+
+    async def say(self, data: bytes, timeout: float = 5.0) -> bytes:
+        """What comes back of `data` until the connection ends or all is there."""
+        reader, writer = await self.connect()
+        writer.write(data)
+        heard = b""
+        try:
+            while len(heard) < len(data):
+                piece = await asyncio.wait_for(reader.read(1 << 16), timeout)
+                if not piece:
+                    break
+                heard += piece
+        except ConnectionError:
+            pass
+        finally:
+            writer.transport.abort()
+        return heard
+
+
+@pytest.fixture
+async def echo() -> AsyncIterator[Echo]:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(1 << 16):
+            writer.write(data)
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    proxies = Proxies("no harness", seed=1)
+    gate = Gate(listen=("127.0.0.1", 0), target=server.sockets[0].getsockname(), to="n")
+    yield Echo(proxies, await proxies.open(gate))
+    await proxies.close()
+    server.close()
+
+
+async def test_without_a_treatment_bytes_pass_as_they_are(echo):
+    data = os.urandom(300_000)
+    assert await echo.say(data) == data
+
+
+@pytest.mark.parametrize("link", [THERE, BACK])
+async def test_held_bytes_come_after_the_heal(echo, link):
+    """A cut link loses nothing inside a connection that survives it, and tells nobody."""
+    echo.proxies.treat([link], Treatment(hold=True))
+    asking = asyncio.create_task(echo.say(b"hello"))
+    await asyncio.sleep(0.3)
+    assert not asking.done()
+    assert echo.proxies.struck["bytes held"] == 5
+    echo.proxies.heal()
+    assert await asking == b"hello"
+
+
+@pytest.mark.parametrize("link", [THERE, BACK])
+async def test_flipped_bits_are_one_in_so_many_bytes(echo, link):
+    """FD3."""
+    echo.proxies.treat([link], Treatment(flip_every=1000))
+    data = bytes(10_500)
+    heard = await echo.say(data)
+    changed = [at for at, byte in enumerate(heard) if byte]
+    assert changed == list(range(999, 10_500, 1000))
+    assert all(heard[at].bit_count() == 1 for at in changed)
+    assert echo.proxies.struck["bits flipped"] == 10
+
+
+async def test_a_connection_is_cut_after_so_many_bytes(echo):
+    """FD4: what was before the cut may arrive, nothing after it does."""
+    echo.proxies.treat([THERE], Treatment(cut_after=1000))
+    heard = await echo.say(b"x" * 5000)
+    assert len(heard) <= 1000
+    assert echo.proxies.struck["connections cut"] == 1
+
+
+async def test_refused_connections_are_reset_and_open_ones_too(echo):
+    reader, writer = await echo.connect()
+    writer.write(b"a")
+    assert await reader.read(1) == b"a"
+    echo.proxies.treat([THERE], Treatment(refuse=True))
+    with pytest.raises(ConnectionResetError):
+        await asyncio.wait_for(reader.read(1), 5)
+    writer.transport.abort()
+    assert await echo.say(b"b") == b""
+    struck = echo.proxies.struck
+    assert (struck["connections reset"], struck["connections refused"]) == (1, 1)
+
+
+async def test_a_half_open_connection_says_nothing_to_the_near_end(echo):
+    """FC30."""
+    echo.proxies.treat([THERE], Treatment(half_open=True))
+    reader, writer = await echo.connect()
+    writer.write(b"a")
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(reader.read(1), 0.3)
+    assert echo.proxies.struck["connections half open"] == 1
+    writer.transport.abort()
+
+
+async def test_delay_and_trickle_are_counted_and_lose_nothing(echo):
+    echo.proxies.treat([THERE], Treatment(delay_s=0.05, jitter_s=0.05, bytes_per_s=20_000))
+    data = os.urandom(3000)
+    assert await echo.say(data) == data
+    assert echo.proxies.struck["bytes delayed"] >= 3000
+    assert echo.proxies.struck["bytes trickled"] == 3000
+
+
+def test_the_kernel_tells_whose_socket_it_is():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        with socket.create_connection(server.getsockname()) as near:
+            inode = socket_inode(near.getsockname(), near.getpeername())
+            assert inode == os.fstat(near.fileno()).st_ino
+            assert holds(os.getpid(), inode)
+        assert socket_inode(("127.0.0.1", 1), ("127.0.0.1", 2)) == 0

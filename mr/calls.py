@@ -78,20 +78,24 @@ class Masters:
             reraise=True,
         )
         maybe_applied = False
+        heard: dict[str, errors.Error] = {}  # what masters themselves said, by address
         try:
             for one in policy:
                 with one:
                     try:
+                        asked = self._target
                         patience_now = TRY_S * 2 ** (
                             (one.retry_state.attempt_number - 1) // len(self.addresses)
                         )
                         return attempt(max(0.05, min(patience_now, deadline - time.monotonic())))
                     except REPEATABLE as error:
                         maybe_applied = maybe_applied or (write and error.maybe_applied)
+                        if error.answered:
+                            heard[asked] = error
                         self._learn(error)
                         raise
         except REPEATABLE as error:
-            raise self._final(error, patience, maybe_applied) from None
+            raise self._final(error, patience, maybe_applied, heard) from None
         raise AssertionError("the policy ends by an answer or an error")
 
     def stream(self, method: str, request: Any, *, timeout: float | None = None) -> Iterator[Any]:
@@ -181,7 +185,9 @@ class Masters:
             elif isinstance(error, REPEATABLE):
                 self._target = next(self._turn)
 
-    def _final(self, error: errors.Error, patience: float, maybe_applied: bool) -> errors.Error:
+    def _final(
+        self, error: errors.Error, patience: float, maybe_applied: bool, heard: dict[str, errors.Error]
+    ) -> errors.Error:
         if maybe_applied:
             return errors.CommitUnknown(
                 f"no definite answer within {patience:g} s, so the request may yet take effect; the last try: {error}",
@@ -193,9 +199,12 @@ class Masters:
                 if refused:
                     return refused
         names = ", ".join(self.addresses)
-        if isinstance(error, errors.NotLeader):
+        if heard:
+            why = {str(said) for said in heard.values() if not isinstance(said, errors.NotLeader)}
+            state = f"cannot serve this: {', '.join(sorted(why))}" if why else "have no leader"
             return errors.Unavailable(
-                f"the masters have no leader (asked {names} for {patience:g} s)",
+                f"the masters {state} (asked {names} for {patience:g} s;"
+                f" {len(heard)} of {len(self.addresses)} answered)",
                 next="a majority must be up: see `mr masters`",
             )
         return errors.Unavailable(

@@ -63,6 +63,7 @@ class Error(Exception):
 
     exit_code = 1
     maybe_applied = False
+    answered = False  # a master said so, not the connection to it
 
     def __init__(self, message: str, *, next: str = "") -> None:
         super().__init__(message)
@@ -257,7 +258,9 @@ def from_rpc(failure: Any) -> Error:
 
     for key, value in failure.trailing_metadata() or ():
         if key == DETAIL_KEY:
-            return _from_detail(ErrorDetail.FromString(value))
+            said = _from_detail(ErrorDetail.FromString(value))
+            said.answered = True
+            return said
     text = str(failure.details() or failure.code())
     match failure.code().name:
         case "UNAVAILABLE":

@@ -79,8 +79,8 @@ def test_a_definite_answer_is_not_asked_for_twice(master: Start, error: errors.E
 FINAL = [
     ("nobody answers", None, errors.Unavailable, "no master answers"),
     ("no leader is elected", errors.NotLeader(None), errors.Unavailable, "have no leader"),
-    ("no majority", errors.Unavailable("no majority"), errors.Unavailable, "no master answers"),
-    ("a read takes no effect", errors.CommitUnknown("perhaps"), errors.Unavailable, "no master answers"),
+    ("no majority", errors.Unavailable("no majority"), errors.Unavailable, "cannot serve this: no majority"),
+    ("a read takes no effect", errors.CommitUnknown("perhaps"), errors.Unavailable, "cannot serve this"),
 ]
 
 
@@ -95,6 +95,15 @@ def test_when_patience_ends(
         ask(masters)
     assert raised.value.next, promise
     assert raised.value.exit_code == 3
+    masters.close()
+
+
+def test_the_one_master_that_answers_is_heard_among_the_dead(master: Start) -> None:
+    """One of three alive: not "nobody answers", whoever was asked last."""
+    alive = master(lambda method, request: errors.NotLeader(None)).address
+    masters = Masters([alive, "127.0.0.1:1", "127.0.0.1:2"], PLAIN, timeout=0.6)
+    with pytest.raises(errors.Unavailable, match=r"have no leader .* 1 of 3 answered"):
+        ask(masters)
     masters.close()
 
 

@@ -38,7 +38,7 @@ class Sessions:
         self._turn = itertools.cycle(self._masters)
         self._hint = ""
         self._number = 0
-        self._waiting: asyncio.Queue[session_pb2.WorkerEvent] = asyncio.Queue()
+        self._waiting: asyncio.Queue[session_pb2.WorkerEvent | None] = asyncio.Queue()  # None: nothing more
         self._close = asyncio.Event()
         self.leader = ""  # address of the master that this worker talks to
 
@@ -115,6 +115,8 @@ class Sessions:
             self.leader = ""
             closing.cancel()
             self._close.set()
+            # Ended, not left to the garbage collector: it would destroy gRPC's task in the middle of a wait.
+            self._waiting.put_nowait(None)
             if channel is not None:
                 await channel.close()
         if worked:
@@ -124,8 +126,11 @@ class Sessions:
     async def _outgoing(self) -> AsyncIterator[session_pb2.WorkerMessage]:
         """What waits, in messages of many events."""
         waiting = self._waiting
-        while True:
-            events = [await waiting.get()]
-            while not waiting.empty() and len(events) < MESSAGE_EVENTS:
-                events.append(waiting.get_nowait())
+        event: session_pb2.WorkerEvent | None
+        while (event := await waiting.get()) is not None:
+            events = [event]
+            while len(events) < MESSAGE_EVENTS and not waiting.empty():
+                if (event := waiting.get_nowait()) is None:
+                    return  # the session is closed: nobody reads these
+                events.append(event)
             yield session_pb2.WorkerMessage(events=events)

@@ -34,7 +34,12 @@ class TaskLogs:
         """Log after log of the attempts asked for; with `follow` those of one task as they grow."""
         attempts = self._attempts(request)
         if not attempts:
-            raise NotFound("no attempt whose log could be read", next="name a task: `mr logs ID --task m-7`")
+            raise NotFound(
+                "no such attempt"
+                if request.task
+                else "no task runs or failed, whose log would be shown unasked",
+                next="`mr tasks ID` lists them; name one: `mr logs ID --task m-7`",
+            )
         if request.follow:
             attempts = attempts[-1:]
         for attempt in attempts[:_ATTEMPTS]:

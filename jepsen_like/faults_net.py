@@ -232,6 +232,19 @@ class ClientsFromLeader(Partition):
         return between([CLIENT], [leader_of(place, rng)])
 
 
+class LostReplies(Partition):
+    """What clients and workers ask the leader arrives; its answers do not (FT7)."""
+
+    name = "lost-replies"
+    hurt_s = (1.0, 5.0)
+    cites = ("FT7",)
+
+    def links(self, place: Place, rng: Random) -> list[Link]:
+        """See Partition."""
+        leader = leader_of(place, rng)
+        return [(leader, id) for id in (CLIENT, *sorted(place.workers))]
+
+
 class Flapping(Partition):
     """The links of the leader to the other masters come and go, each second (FC12)."""
 
@@ -490,6 +503,7 @@ FAULTS: tuple[type[Fault], ...] = (
     WorkerFromMasters,
     WorkerDeaf,
     ClientsFromLeader,
+    LostReplies,
     Flapping,
     Loss,
     LowBandwidth,

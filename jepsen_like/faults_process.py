@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import subprocess
 import threading
@@ -12,6 +14,7 @@ from typing import Any, ClassVar
 
 from jepsen_like.fault import Fault, Missed, follower_of, leader_of, worker_of
 from jepsen_like.place import Place
+from mr import guardian
 from mr.errors import Error
 
 _TERM_S = 40.0  # a worker may finish what it runs for 25 s
@@ -246,6 +249,7 @@ class Pause(Fault):
 
     def __init__(self) -> None:
         self.id, self.pid = "", 0
+        self._tree: dict[int, str] = {}  # process -> its start time
         self._seen_s = 0.0
         self._healed = threading.Event()
         self._watch: threading.Thread | None = None
@@ -260,15 +264,24 @@ class Pause(Fault):
         if not place.server(self.id).alive:
             raise Missed(f"{self.id} is down")
         self.pid = place.kill(self.id, signal.SIGSTOP)["pid"]
+        if rng.random() < 0.5:  # as when a whole machine hangs: its tasks too
+            self._tree = {pid: guardian.started(pid) for pid in guardian.tree(self.pid)[1:]}
+            for pid in self._tree:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGSTOP)
         self._watch = threading.Thread(target=self._measure, daemon=True)
         self._watch.start()
-        return {"node": self.id, "pid": self.pid}
+        return {"node": self.id, "pid": self.pid, "tasks": len(self._tree)}
 
     def heal(self, place: Place) -> None:
         """See Fault."""
         self._healed.set()
         if self._watch:
             self._watch.join()
+        for pid, birth in self._tree.items():
+            if guardian.started(pid) == birth:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
         if self.id:
             place.kill(self.id, signal.SIGCONT)
 

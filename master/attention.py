@@ -210,7 +210,7 @@ class Attention:
             if not allowed[key.kind] or not without_backup([key], tasks.live):
                 continue
             runner = job.worker_of(tasks.live[key.index][0].life)
-            barred = avoided(self._table, job, key.task) | {runner}
+            barred = avoided(self._table, job, key.task, 0) | {runner}  # a backup need not be
             takers = [w for w in spare if w not in barred and self._takes(w, key.kind)]
             if not takers:
                 continue

@@ -26,6 +26,7 @@ def plan(desk: Desk, before: list[Command]) -> list[Command]:
         planned=lambda job: job.id in desk.plans,
         hosts=lambda task: _hosts(desk, task),
         starved=lambda job: desk.attention.starved(job, desk.now_s),
+        now_ms=desk.now_ms,
         jobs=[table.jobs[name] for name in _in_turn(desk)],
         dealt_last=desk.dealt_last,
     )

@@ -20,6 +20,7 @@ from master.workers import ACTIVE, Worker
 from mr.rpc import table_pb2
 
 JOBS_A_USER = 16  # claims looked at a plan: more runnable jobs than that of one user wait for the next plan
+AVOID_S = 10.0  # a task waits this long, and no longer, for a worker on which it has not failed
 SPARE = 16  # ready tasks offered beyond the free slots, so that one that fits nowhere does not block the rest
 
 Hosts = Callable[[TaskKey], tuple[str, ...]]
@@ -34,6 +35,7 @@ class Situation:
     planned: Callable[[Job], bool]  # whether the job's split plan is at hand
     hosts: Hosts
     starved: Callable[[str], float]  # seconds without a new slot, if too many
+    now_ms: int  # the leader's wall clock, as in the log
     jobs: Iterable[Job]  # that may have something to run, those longest without a slot first within a user
     dealt_last: str = ""
 
@@ -196,13 +198,17 @@ def deadlocked(table: TaskTable, total_slots: int, free: int) -> list[AttemptKey
 def _ready_task(table: TaskTable, now: Situation, job: Job, kind: int, index: int) -> ReadyTask:
     task = TaskKey(job.id, job.step, kind, index)
     hosts = now.hosts(task) if kind == MAP and job.step == 0 else ()
-    return ReadyTask(task, hosts, avoided(table, job, task))
+    return ReadyTask(task, hosts, avoided(table, job, task, now.now_ms))
 
 
-def avoided(table: TaskTable, job: Job, task: TaskKey) -> frozenset[str]:
-    """Workers that must not or should not get the task: barred from the job, or it failed there, unless that
-    leaves nobody."""
-    failed = {ended.worker for ended in job.failures.get(task, ()) if ended.state != "lost"}
+def avoided(table: TaskTable, job: Job, task: TaskKey, now_ms: int) -> frozenset[str]:
+    """Workers that must not or should not get the task: barred from the job, or it failed there just now, unless
+    that leaves nobody. Not for ever: the others may be busy with something that never ends."""
+    since = now_ms - AVOID_S * 1000
+    story = job.failures.get(task, ())
+    failed = {ended.worker for ended in story if ended.state != "lost"}
+    if story and story[-1].ended_ms < since:
+        failed = set()
     if not failed:
         return frozenset(job.excluded)
     avoid = failed | job.excluded.keys()

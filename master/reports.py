@@ -92,7 +92,7 @@ def fetch_failed(desk: Desk, session: Session, said: session_pb2.FetchFailed) ->
     maps = job.current.maps
     if source.index >= maps.count or maps.winner_attempt[source.index] != source.number:
         return  # lost already; the reduce hears of it by its feed
-    avoid = planner.avoided(desk.table, job, reduce.task) | {session.worker}
+    avoid = planner.avoided(desk.table, job, reduce.task, desk.now_ms) | {session.worker}
     movable = any(w.state == ACTIVE and w.id not in avoid for w in desk.table.workers.values())
     holder = job.worker_of(maps.winner_life[source.index])
     report = Report(source, reduce, session.worker, said.cause)

@@ -7,12 +7,12 @@ from typing import Any
 
 from tests.planted.bug import Bug, work
 
-STORM = {"workers": 2, "lossy": False, "calm_s": 60.0}
+STORM = {"workers": 2, "lossy": False, "calm_s": 45.0}
 LIGHT = tuple(work("tiny", n, files=1, reduces=1, at_s=0.7 * n) for n in range(20))
 
 
 def acknowledge_before_fsync() -> None:
-    """An entry counts as durable when it is written; the fsync comes some seconds later."""
+    """An entry counts as durable when it is written; the fsync comes a minute later."""
     import time
 
     from consensus.rocks import RocksStore
@@ -23,7 +23,7 @@ def acknowledge_before_fsync() -> None:
         for batch, _ in batches:
             self._put(batch)
         now = time.monotonic()
-        if now - getattr(self, "synced_at", 0.0) > 8.0:
+        if now - getattr(self, "synced_at", 0.0) > 60.0:
             self._db.flush_wal(True)
             self.synced_at = now
         with self._changed:

@@ -33,14 +33,20 @@ def registers(history: Sequence[Event], _evidence: Evidence) -> Verdict:
 def acknowledged(history: Sequence[Event], evidence: Evidence) -> Verdict:
     """C8: every job whose submit was answered exists in the end. C9: one that was only ever refused does not."""
     ids = {job.id: job for job in evidence.jobs}
-    accepted = {e.value["job"] for e in _answers(history, "submit", "ok")}
+    accepted: dict[str, Event] = {}
+    for event in _answers(history, "submit", "ok"):
+        accepted.setdefault(event.value["job"], event)
     calls = _calls(history, "submit")
     perhaps = {calls[e.id] for e in _answers(history, "submit", "info") if e.id in calls}
     perhaps |= {job for number, job in calls.items() if number not in _ended(history)}
-    refused = {calls[e.id] for e in _answers(history, "submit", "fail") if e.id in calls} - accepted - perhaps
+    refused = (
+        {calls[e.id] for e in _answers(history, "submit", "fail") if e.id in calls}
+        - accepted.keys()
+        - perhaps
+    )
     wrong = [
-        f"submit of {job} was acknowledged, but the job is gone"
-        for job in sorted(accepted)
+        f"submit of {job} was acknowledged, but the job is gone: {event.process} was told so at {event.t / 1e9:.3f} s"
+        for job, event in sorted(accepted.items())
         if _gone(ids, job)
     ]
     wrong += [
@@ -48,7 +54,11 @@ def acknowledged(history: Sequence[Event], evidence: Evidence) -> Verdict:
         for job in sorted(refused)
         if _there(ids, job)
     ]
-    counted = {"acknowledged": len(accepted), "refused": len(refused), "unknown": len(perhaps - accepted)}
+    counted = {
+        "acknowledged": len(accepted),
+        "refused": len(refused),
+        "unknown": len(perhaps - accepted.keys()),
+    }
     return verdict("acknowledged jobs exist", ("C8", "C9"), wrong, counted, needs="acknowledged")
 
 

@@ -51,7 +51,8 @@ def text(story: Story) -> str:
         if verdict.outcome is not Outcome.VALID:
             ids = f"  [{', '.join(verdict.invariants)}]" if verdict.invariants else ""
             rows.append(f"  {MARK[verdict.outcome]} {verdict.checker}{ids}: {verdict.reason}")
-            rows += [f"      {line}" for line in verdict.excerpt[:4]]
+            if verdict.excerpt != (verdict.reason,):
+                rows += [f"      {line}" for line in verdict.excerpt[:4]]
     good = [verdict.checker for verdict in story.verdicts if verdict.outcome is Outcome.VALID]
     if good:
         rows.append(f"  {MARK[Outcome.VALID]} {len(good)} of {len(story.verdicts)} checkers valid")
@@ -106,7 +107,7 @@ def _violation(verdict: Verdict) -> str:
     return (
         f'<section class=bad style="border-color:{COLOUR[verdict.outcome]}"><h2>{MARK[verdict.outcome]} '
         f"{escape(verdict.checker)} {ids}</h2><p>{escape(verdict.reason)}</p>"
-        + (f"<pre>{lines}</pre>" if lines else "")
+        + (f"<pre>{lines}</pre>" if lines and verdict.excerpt != (verdict.reason,) else "")
         + "</section>"
     )
 

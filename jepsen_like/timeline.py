@@ -109,7 +109,9 @@ def jobs(history: Sequence[Event], evidence: Evidence, end: int) -> Iterator[Spa
             end=ends.get(job, end),
             colour=STATES.get(state, STATES[""]),
             title=f"{job}: {state or 'gone'}, {reruns.get(job, 0)} finished tasks run again",
-            text=state if state != "SUCCEEDED" else (f"{reruns[job]} re-run" if reruns.get(job) else ""),
+            text=(state or "gone")
+            if state != "SUCCEEDED"
+            else (f"{reruns[job]} re-run" if reruns.get(job) else ""),
         )
 
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from jepsen_like import faults_clock, faults_disk, faults_net, faults_process
+from jepsen_like import (
+    faults_clock,
+    faults_disk,
+    faults_net,
+    faults_partition,
+    faults_pause,
+    faults_process,
+    faults_state,
+)
 from jepsen_like.fault import Fault
 from jepsen_like.place import Place
 
-FAULTS: dict[str, type[Fault]] = {
-    fault.name: fault
-    for module in (faults_process, faults_net, faults_disk, faults_clock)
-    for fault in module.FAULTS
-}
+_PARTS = (faults_process, faults_pause, faults_partition, faults_net, faults_disk, faults_state, faults_clock)
+FAULTS: dict[str, type[Fault]] = {fault.name: fault for part in _PARTS for fault in part.FAULTS}
 
 
 def possible(place: Place) -> list[type[Fault]]:

@@ -14,7 +14,7 @@ import pytest
 from jepsen_like import storm
 from jepsen_like.fault import Fault, Missed
 from jepsen_like.faults import FAULTS
-from jepsen_like.faults_net import Bridge, Halves, LeaderDeaf, LeaderMute, Minority, Ring
+from jepsen_like.faults_partition import Bridge, Halves, LeaderDeaf, LeaderMute, Minority, Ring
 from jepsen_like.history import History
 from jepsen_like.links import among, between
 from jepsen_like.nemesis import Step, schedule

@@ -154,11 +154,13 @@ class Clients(threading.Thread):
                 left = max(0.1, min(30.0, self.deadline - time.monotonic()))
                 try:
                     Handle(client, work.id).wait(timeout=left)
-                except ENDS:
+                except (*ENDS, NotFound):
                     pass
-                found = client._status(work.id)
-                call.answer = {"state": outcome.state_name(found)}
-            if call.answer is not None and call.answer["state"] in outcome.OVER:
+                try:
+                    call.answer = {"state": outcome.state_name(client._status(work.id))}
+                except NotFound:  # it was acknowledged: the checkers will have something to say
+                    call.answer = {"state": "absent"}
+            if call.answer is not None and call.answer["state"] in outcome.OVER | {"absent"}:
                 return
             time.sleep(POLL_S)
 

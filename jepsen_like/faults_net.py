@@ -139,7 +139,7 @@ class BitFlips(Treated):
 
     def treatment(self, rng: Random) -> Treatment:
         """See Treated."""
-        return Treatment(flip_every=rng.choice([500, 5_000, 50_000]))
+        return Treatment(flip_every=rng.choice([200, 1_000, 4_000]))
 
 
 class Trickle(Treated):

@@ -27,6 +27,7 @@ from mr.registry import JobFileError
 from mr.rpc import job_pb2 as pb
 
 TIMEOUT_S = 60.0
+_LOADING = "MR_LOADING"  # environment of the child: the job file that it loads
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,11 @@ def describe(
 
 
 def _ask_child(asked: dict[str, Any], name: str, timeout: float) -> dict[str, Any]:
+    if loading := os.environ.get(_LOADING):  # each child would load the file again, and so on for ever
+        raise JobFileError(
+            f"{loading} starts a job while it is being loaded",
+            next='put that under `if __name__ == "__main__":`',
+        )
     to_child, from_us = os.pipe()
     from_child, to_us = os.pipe()
     command = [sys.executable, "-P", "-m", "mr.task", "--describe"]
@@ -100,6 +106,7 @@ def _ask_child(asked: dict[str, Any], name: str, timeout: float) -> dict[str, An
             stdin=subprocess.DEVNULL,
             stdout=2,  # what a job file prints must not mix with our own output
             start_new_session=True,
+            env={**os.environ, _LOADING: name},
         )
         stack.callback(child.wait)
         stack.callback(_kill_group, child)

@@ -36,7 +36,10 @@ job = mr.Job("map-{name}", [mr.step(call)], input=mr.jsonl(), output=mr.jsonl())
 
 def map_on(client: Client, fn: Callable[[Any], Any], items: list[Any], folder: Path) -> list[Any]:
     """The results in the order of `items`. Raises Usage for a function that workers could not find."""
-    source = inspect.getsourcefile(fn)
+    try:
+        source = inspect.getsourcefile(fn)
+    except TypeError:  # built in
+        source = None
     name = getattr(fn, "__name__", "")
     if source is None or not name.isidentifier() or getattr(fn, "__qualname__", "") != name:
         raise Usage("client.map needs a named function at the top level of a file")

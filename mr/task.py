@@ -161,7 +161,8 @@ def describe(in_fd: int, out_fd: int) -> int:
     except BaseException as error:
         text = "".join(traceback.format_exception_only(error)).strip()
         said = {"error": _plain(f"loading the job failed: {text}", "", traceback.format_exc(), "")}
-    frames.write_frame(out_fd, json.dumps(said).encode())
+    with contextlib.suppress(BrokenPipeError):  # who asked is gone
+        frames.write_frame(out_fd, json.dumps(said).encode())
     return 0
 
 

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+import mr
 from mr import bundle
 from mr.describe import describe
 from mr.failures import AttemptFailed
+from mr.mapping import map_on
 from mr.registry import JobFileError
 from mr.rpc import job_pb2 as pb
 from mr.rpc import session_pb2, task_pb2
@@ -185,3 +187,19 @@ def test_a_description_has_the_spec_the_functions_and_the_bundle(code: Path, cap
     assert out == ""
     assert "loading" in err
     assert "some data" in err
+
+
+def test_a_job_file_that_starts_jobs_when_loaded_is_told_so_and_not_loaded_for_ever(tmp_path: Path) -> None:
+    """Without a guard every child would load the file again and start one more."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import mr\ndef mapper(line): yield line, 1\nfrom mr.describe import describe\ndescribe(__file__)\n"
+    )
+    with pytest.raises(mr.Usage, match="starts a job while it is being loaded") as told:
+        describe(script)
+    assert "__main__" in told.value.next
+
+
+def test_a_built_in_function_cannot_be_mapped() -> None:
+    with pytest.raises(mr.Usage, match="top level of a file"):
+        map_on(None, str.upper, ["a"], Path())  # type: ignore[arg-type]  # refused before any client is asked

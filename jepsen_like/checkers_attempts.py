@@ -22,6 +22,7 @@ from jepsen_like.verdict import Verdict
 
 _NAME = re.compile(r"(\d+)\.([a-z])-(\d+)\.a(\d+)")
 # While a worker's disk fails, its journal may lack lines; then nothing is concluded from a line that is missing.
+FIRST_ANSWER_NS = 4_000_000_000  # a worker repeats its report after 5 s
 _DISK_FAULTS = ("disk", "full", "read-only", "eio", "enospc", "inode")
 
 
@@ -159,7 +160,7 @@ def no_rerun(history: Sequence[Event], evidence: Evidence) -> Verdict:
 
 def barrier(history: Sequence[Event], evidence: Evidence) -> Verdict:
     """T9: an accepted reduce has merged one output of every map, none of them replaced before it was written."""
-    tasks = attempts(evidence)
+    tasks, lost = attempts(evidence), _losses(evidence)
     wrong, counted = [], 0
     maps_of: dict[tuple[str, str], int] = defaultdict(int)
     for job, task in tasks:
@@ -173,7 +174,15 @@ def barrier(history: Sequence[Event], evidence: Evidence) -> Verdict:
             if missing > 0:
                 wrong.append(f"{reduce.name} was accepted without {missing} of {maps_of[job, step]} maps")
             at = max((t for *_, t in reduce.written), default=0)
+            index = _exact_index(evidence, reduce)
             for number, version in reduce.runs.items():
+                gone = lost.get((job, f"{step}.m-{number:05d}", version), [])
+                if index and any(loss < index for loss in gone):
+                    wrong.append(
+                        f"{reduce.name} was accepted at index {index} with attempt {version} of map {number},"
+                        f" which was declared lost at index {min(gone)}"
+                    )
+                    continue
                 others = tasks.get((job, f"{step}.m-{number:05d}"), [])
                 newer = [m for m in others if m.number > version and m.accepted and m.accepted_t < at]
                 if newer:
@@ -184,6 +193,19 @@ def barrier(history: Sequence[Event], evidence: Evidence) -> Verdict:
                     )
     _ = history
     return verdict("reduces wait for maps", ("T9",), wrong, {"reduces": counted})
+
+
+def _exact_index(evidence: Evidence, attempt: Attempt) -> int:
+    """The index of its acceptance when the first report of it was answered: at once, and by the same leader. A report
+    that was repeated is answered with a later index; then 0."""
+    for worker, life, t, index in attempt.accepted:
+        written = [at for w, its, at in attempt.written if (w, its) == (worker, life) and at <= t]
+        journal = next((w.journal for w in evidence.workers if w.id == worker), [])
+        if not written or t - written[-1] >= FIRST_ANSWER_NS:
+            continue
+        if not any(line["what"] == "joined" and written[-1] <= line["t"] <= t for line in journal):
+            return index
+    return 0
 
 
 def fenced(history: Sequence[Event], evidence: Evidence) -> Verdict:

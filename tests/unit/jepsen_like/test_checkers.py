@@ -368,6 +368,12 @@ BAD: list[tuple[str, Callable[..., Verdict], Callable[[list[Event], Evidence], A
         "with attempt 1 of map 0",
     ),
     (
+        "T9 a reduce merged what the log had declared lost",
+        attempts.barrier,
+        lambda h, e: (_journal(e, 1)[6].update(runs=[[0, 1]]), _journal(e, 1).__delitem__(slice(1, 5))),
+        "declared lost at index 8",
+    ),
+    (
         "C12 a worker obeys an old term",
         attempts.fenced,
         lambda h, e: _journal(e, 1).extend(

@@ -173,12 +173,14 @@ def proofs(history: Sequence[Event], _evidence: Evidence) -> Verdict:
     hurts = {e.id: e for e in history if e.kind == "hurt"}
     proven = {e.id for e in history if e.kind == "proof" and e.value}
     heals = {e.id: e.t for e in history if e.kind == "heal"}
-    busy = [e.t for e in history if e.kind == "invoke"]
+    calls = {e.id: e.t for e in history if e.kind == "invoke"}
+    ends = {e.id: e.t for e in history if e.kind in {"ok", "fail", "info"}}
+    busy = [(t, ends.get(number, t)) for number, t in calls.items()]
     missing = [f"{e.op} at {e.t / 1e9:.1f} s" for number, e in hurts.items() if number not in proven]
     idle = [
         f"{e.op} at {e.t / 1e9:.1f} s"
         for number, e in hurts.items()
-        if number in heals and not any(e.t - 1e9 <= t <= heals[number] + 1e9 for t in busy)
+        if number in heals and not any(began <= heals[number] and ended >= e.t for began, ended in busy)
     ]
     claimed = sorted({e.op for e in hurts.values()} & ELECTING)
     terms = len({e.value["term"] for e in history if e.op == "master" and e.value.get("role") == "leader"})

@@ -239,7 +239,9 @@ class Cluster:
             argv = [*python("master.main"), "--id", name, "--peers", peers, "--data-dir", str(home / "data")]
             argv += [*self._security(), *master_args]
             self.masters[name] = self._new(name, "master", home, argv, f"{spot.host}:{spot.grpc}")
-        self._worker_argv = ["--masters", self.masters_flag, "--slots", str(slots), *worker_args]
+        self._worker_argv = ["--masters", self.masters_flag, "--slots", str(slots)]
+        # they share one machine: together they may use what a worker alone on it may
+        self._worker_argv += ["--memory", str(_memory_share(max(workers, 1))), *worker_args]
         for n in range(1, workers + 1):
             self._new_worker(f"w{n}")
 
@@ -301,3 +303,9 @@ def _start_guardian() -> tuple[subprocess.Popen[str], IO[str]]:
     process = subprocess.Popen(argv, stdin=subprocess.PIPE, text=True, start_new_session=True)
     assert process.stdin is not None  # a pipe was asked for
     return process, process.stdin
+
+
+def _memory_share(workers: int) -> int:
+    """Bytes for each of `workers` workers of this machine: three quarters of it, divided, 256 MiB at least."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return max(total * 3 // 4 // workers, 256 << 20)

@@ -231,7 +231,6 @@ class Leader:
             case TaskCompleted():
                 if key.kind == CLEANUP:
                     desk.cleanups.pop(key.job, None)
-                    desk.forget_at(key.job, event.worker)
             case AttemptFailed():
                 weight = desk.attention.blame(event)
                 if weight:
@@ -241,6 +240,8 @@ class Leader:
                     desk.cancel_at(event.worker, key, index, event.text)
             case _:
                 assert_never(event)
+        if key.kind == CLEANUP:  # its job ended before: whatever became of it, nothing of it stays there (D9)
+            desk.forget_at(key.job, event.worker)
 
     def _job_over(self, name: str) -> None:
         desk, job = self.desk, self.table.jobs[name]

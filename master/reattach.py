@@ -2,7 +2,8 @@
 
 The table says what the worker should run and hold, the worker says what it does. Orders that never arrived are sent
 again; attempts that are no longer live are cancelled; outputs that nobody needs are dropped; winners' outputs that are
-not there any more are lost. What runs well goes on as if nothing had happened.
+not there any more are lost; jobs that have ended are forgotten, also by a worker that was away when they did (D9). What
+runs well goes on as if nothing had happened.
 """
 
 from __future__ import annotations
@@ -102,20 +103,29 @@ def reconcile(desk: Desk, session: Session) -> None:
 
 
 def _drop(desk: Desk, session: Session, unwanted: list[tuple[AttemptKey, bool]]) -> None:
-    """One order a job where the job has ended, else one a piece."""
-    index, forgotten = desk.table.index, set()
+    """One order a job where the job is over for this worker, else one a piece."""
+    index = desk.table.index
+    over = _over(desk, session, [*session.attach.jobs, *(key.job for key, _ in unwanted)])
+    for name in over:
+        desk.forget_at(name, session.worker)
     for key, running in unwanted:
-        job = desk.table.jobs.get(key.job)
-        cleaning = job is not None and job.terminal and job.running  # to forget it would kill the clean-up
-        if key.job not in desk.table.live and not cleaning:
-            if key.job not in forgotten:
-                forgotten.add(key.job)
-                session.specs.discard(key.job)
-                desk.send(session, orders.forget(key.job, index))
-        elif running:
+        if key.job in over:
+            continue
+        if running:
             desk.send(session, orders.cancel(key, index, "not live"))
         else:
             desk.send(session, orders.discard(key, index))
+
+
+def _over(desk: Desk, session: Session, reported: list[str]) -> dict[str, None]:
+    """Which of these jobs the worker may forget: ended ones, and ones so old that the table has forgotten them.
+
+    Not one that it cleans up right now: that would kill the clean-up, at whose end it is told anyway. Nor a live
+    one: the table knows where it ever ran, so its end is told there.
+    """
+    cleaning = {key.job for key in desk.table.workers[session.worker].running}
+    live = desk.table.live
+    return {name: None for name in reported if name not in live and name not in cleaning}
 
 
 def drop_step(desk: Desk, job: Job, step: int) -> None:

@@ -142,13 +142,14 @@ class Agent:
     # ------------------------------------------------------------ the session
 
     def _attach(self, number: int) -> list[Step]:
-        """Who this is, what it runs, keeps and has finished. The heartbeat says that the report is complete:
-        what the leader misses in it, is not here.
+        """Who this is, what it runs, keeps and has finished, and which jobs left something here. The heartbeat
+        says that the report is complete: what the leader misses in it, is not here.
         """
         self.session, self.leader = number, ""
         self._heard_at = self._heartbeat_at = self.load.now
         attach = self.identity.attach(self.cluster_id, self.term, self.load.work, sorted(self.load.held))
         attach.attach.cursors.extend(self.load.cursors())
+        attach.attach.jobs.extend(sorted(self.load.jobs))
         leaving = [self._drain_request()] if self.leaving is not None else []
         return [attach, *self.load.repeat_reports(0.0), *leaving, self._heartbeat()]
 

@@ -91,7 +91,7 @@ class Workload:
         self.work: dict[Attempt, _Work] = {}
         self.reports: dict[Attempt, _Report] = {}
         self.held: set[Attempt] = set()
-        self.jobs: dict[str, _Job] = {}
+        self.jobs: dict[str, _Job] = {}  # every job that has left anything here, until it is forgotten
         self._forgotten: dict[str, int] = {}  # job -> log index of its ForgetJob
 
     # ------------------------------------------------------------ attempts begin

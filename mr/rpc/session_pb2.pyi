@@ -120,6 +120,7 @@ class Attach(_message.Message):
     HELD_FIELD_NUMBER: _builtins.int
     INCARNATION_MS_FIELD_NUMBER: _builtins.int
     CURSORS_FIELD_NUMBER: _builtins.int
+    JOBS_FIELD_NUMBER: _builtins.int
     worker: _builtins.str
     """stable id, kept in work_dir"""
     incarnation: _builtins.str
@@ -156,6 +157,10 @@ class Attach(_message.Message):
     def cursors(self) -> _containers.RepeatedCompositeFieldContainer[Global___OutputsCursor]:
         """where this worker is in MapOutputs of the steps it reduces; absent = from 0"""
 
+    @_builtins.property
+    def jobs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """of which this worker keeps anything at all: a folder, a process, code (D9)"""
+
     def __init__(
         self,
         *,
@@ -176,10 +181,11 @@ class Attach(_message.Message):
         held: _abc.Iterable[_job_pb2.AttemptId] | None = ...,
         incarnation_ms: _builtins.int = ...,
         cursors: _abc.Iterable[Global___OutputsCursor] | None = ...,
+        jobs: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "cluster_id", b"cluster_id", "cursors", b"cursors", "held", b"held", "highest_term", b"highest_term", "host", b"host", "incarnation", b"incarnation", "incarnation_ms", b"incarnation_ms", "isolation", b"isolation", "kinds", b"kinds", "labels", b"labels", "memory_bytes", b"memory_bytes", "python", b"python", "running", b"running", "slots", b"slots", "version", b"version", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "cluster_id", b"cluster_id", "cursors", b"cursors", "held", b"held", "highest_term", b"highest_term", "host", b"host", "incarnation", b"incarnation", "incarnation_ms", b"incarnation_ms", "isolation", b"isolation", "jobs", b"jobs", "kinds", b"kinds", "labels", b"labels", "memory_bytes", b"memory_bytes", "python", b"python", "running", b"running", "slots", b"slots", "version", b"version", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

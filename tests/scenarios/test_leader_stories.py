@@ -127,6 +127,7 @@ class Teller:
         for field in ("running", "held"):
             keys = [commands.attempt(text, job).proto() for text in named.get(field, "").split(",") if text]
             getattr(attach, field).extend(keys)
+        attach.jobs.extend(name for name in named.get("jobs", "").split(",") if name)
         self.sessions[worker] = number = 1 + max(self.sessions.values(), default=10 * self.term)
         self.feed(le.Attached(number, attach))
         if "silent" not in named:

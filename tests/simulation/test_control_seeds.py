@@ -80,6 +80,11 @@ def merge_what_was_lost(table: TaskTable, job: Job, tasks: Tasks, key: AttemptKe
 PLANTED = [
     ("a stale reduce wins", "master.attempt_commands._stale_inputs", merge_what_was_lost),
     ("a winner's output is discarded", "master.reports.has_won", lambda desk, key, life: False),
+    (
+        "who was away at a job's end is not told (D9)",
+        "master.reattach._over",
+        lambda desk, session, names: {},
+    ),
 ]
 
 

@@ -135,6 +135,11 @@ def leftovers(world: World) -> list[str]:
         for key in w.store
         if key.job in world.truth.ended
     ]
+    left += [
+        f"{w.name} keeps a folder of {job}"
+        for w in world.workers.values()
+        for job in sorted(w.folders & world.truth.ended.keys())
+    ]
     left += [f"{w.name} runs {attempt}" for w in world.workers.values() for attempt in w.tasks]
     return left + [f"{job} left {name}" for job, name in world.staging]
 

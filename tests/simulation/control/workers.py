@@ -47,6 +47,7 @@ class SimWorker:
         self.link: int | None = None  # the open session
         self.store: set[AttemptKey] = set()  # map outputs on disk
         self.tasks: dict[we.Attempt, int] = {}  # running task processes, by a token
+        self.folders: set[str] = set()  # jobs of which this disk keeps code or a folder
         self.slow = 1.0
         world.clock.after(world.rng.random() * TICK_S, self._tick)
         world.clock.after(0.01, self._connect)
@@ -104,6 +105,7 @@ class SimWorker:
             case we.CloseSession(session=number):
                 self.world.break_link(number)
             case we.PrepareJob(job=job):
+                self.folders.add(job)
                 self.world.clock.after(0.02, lambda: self.feed(we.JobPrepared(job, "/code")))
             case we.StartTask():
                 self._start(action)
@@ -122,6 +124,7 @@ class SimWorker:
             case we.DropJob(job=job):
                 self.store = {key for key in self.store if key.job != job}
                 self.tasks = {a: token for a, token in self.tasks.items() if a.job != job}
+                self.folders.discard(job)
             case we.Exit():
                 self.kill()
             case _:
@@ -130,6 +133,7 @@ class SimWorker:
     def _start(self, start: we.StartTask) -> None:
         token = self.world.token()
         self.tasks[start.attempt] = token
+        self.folders.add(start.attempt.job)
         rng = self.world.rng
         seconds = (0.1 + rng.random() * 0.6) * self.slow * (8 if rng.random() < 0.03 else 1)
         draw, cause = rng.random(), None

@@ -195,6 +195,7 @@ def agent_after(events: list[Event], **me: object) -> Agent:
         ("cancelled after the end, its output goes", DONE, said(cancel(MAP)), ["DropOutput"]),
         ("a cancellation of what is not here is ignored", ATTACHED, said(cancel(MAP)), []),
         ("a forgotten job leaves no process and no file (D9)", RUNNING, said(forget()), ["KillTask", "DropJob"]),
+        ("a job that was never here is forgotten as well", ATTACHED, said(forget()), ["DropJob"]),
         ("an unsettled report is made again after a while", DONE, Tick(100.0 + REPORT_AGAIN_S), ["send heartbeat", "send completed"]),
         # -- without a leader
         ("work goes on without a leader", [*RUNNING, SessionClosed(1)], Tick(10_000.0), []),
@@ -248,6 +249,26 @@ def test_an_attach_says_what_runs_and_what_is_held() -> None:
     assert [Attempt.of(a) for a in attach.held] == [MAP]
     assert (attach.highest_term, attach.cluster_id) == (3, "c")
     assert [(c.job, c.step, c.sequence) for c in attach.cursors] == [("wc", 0, 0)]
+
+
+@pytest.mark.parametrize(
+    ("promise", "given", "then"),
+    [
+        ("none at first", ATTACHED, []),
+        ("one whose code may be on its way", [*ATTACHED, said(assign(MAP))], ["wc"]),
+        ("one of which only a failed attempt was here", [*RUNNING, TaskFailed(MAP, BOOM), said(settled(MAP))], ["wc"]),
+        ("one whose code could not be had", [*ATTACHED, said(assign(MAP)), PrepareFailed("wc", BOOM)], ["wc"]),
+        ("not one that was forgotten", [*RUNNING, said(forget())], []),
+        ("nor one that was cleaned up after that", [*RUNNING, said(forget()), said(assign(CLEANUP, 30)), TaskDone(CLEANUP, job.TaskResult()), said(settled(CLEANUP))], []),
+    ],
+)  # fmt: skip
+def test_an_attach_names_the_jobs_that_left_something_here(
+    promise: str, given: list[Event], then: list[str]
+) -> None:
+    """D9: a leader that ended a job without this worker must hear that something of it is here."""
+    [send] = agent_after(given).handle(SessionOpened(2))[:1]
+    assert isinstance(send, Send)
+    assert list(send.events[0].attach.jobs) == then, promise
 
 
 def test_slots_bound_task_processes_not_reduces_that_gather() -> None:

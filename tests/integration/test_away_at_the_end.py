@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,10 @@ def await_second(cluster: Cluster, marks: Path, submitted: subprocess.Popen[byte
     return failed, other
 
 
+def nothing_left_on(cluster: Cluster, worker: str) -> bool:
+    return not left_on(cluster, worker)
+
+
 @pytest.mark.parametrize("away", [True, False], ids=["away at the end", "not away"])
 def test_a_worker_with_only_a_failed_attempt_keeps_nothing(
     away: bool, cluster: Cluster, tmp_path: Path
@@ -85,4 +90,4 @@ def test_a_worker_with_only_a_failed_attempt_keeps_nothing(
         finally:
             submitted.kill()
     for worker in (failed, other):
-        await_true(f"{worker} keeps {left_on(cluster, worker)}", lambda w=worker: not left_on(cluster, w), 30)
+        await_true(f"{worker} keeps something", partial(nothing_left_on, cluster, worker), 30)

@@ -58,13 +58,15 @@ def dump(directory: Path, machine: StateMachine, *, every: int = 1000) -> Iterat
 
 def _entries(log: Journal, machine: StateMachine, applied: int, every: int) -> Iterator[dict[str, Any]]:
     commit = max(log.getRaftCommitIndex(), applied)
-    for command, index, term in log[:]:
+    for position, (command, index, term) in enumerate(log[:]):
         regular = command[:1] == REGULAR
+        # the log's base is covered by the snapshot; after an install it stands there with its term, without its content
+        kind = "base" if position == 0 else "command" if regular else "no-op"
         yield {
             "type": "entry",
             "index": index,
             "term": term,
-            "kind": "command" if regular else "no-op",
+            "kind": kind,
             "digest": hashlib.sha256(command).hexdigest(),
             "bytes": len(command),
             "committed": index <= commit,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import tempfile
 import time
 from random import Random
 from typing import Any, ClassVar
@@ -250,14 +251,25 @@ class DoubleStart(Fault):
         id = follower_of(place, rng)
         server = place.server(id)
         self._status: int | None = None
-        try:
-            done = subprocess.run(
-                server.argv, env=dict(server.env), capture_output=True, timeout=20, check=False
-            )
-            self._status = done.returncode
-        except subprocess.TimeoutExpired:
-            return {"node": id, "violation": "a second process on one state directory went on running"}
-        return {"node": id, "status": self._status, "said": done.stderr.decode(errors="replace")[-300:]}
+        first, deadline = server.pid, time.monotonic() + 20
+        with tempfile.TemporaryFile() as said:
+            second = subprocess.Popen(server.argv, env=dict(server.env), stdout=said, stderr=said)
+            try:
+                while second.poll() is None and time.monotonic() < deadline:
+                    if not server.alive or server.pid != first:
+                        raise Missed(f"{id} died of another fault: its state was free to take")
+                    time.sleep(0.05)
+            finally:
+                if second.poll() is None:
+                    second.kill()
+                    second.wait()
+                    self._status = None
+                else:
+                    self._status = second.returncode
+            if self._status is None:
+                return {"node": id, "violation": "a second process on one state directory went on running"}
+            said.seek(0)
+            return {"node": id, "status": self._status, "said": said.read().decode(errors="replace")[-300:]}
 
     def heal(self, place: Place) -> None:
         """See Fault."""

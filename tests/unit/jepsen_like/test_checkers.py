@@ -474,6 +474,16 @@ def test_a_broken_promise_is_found(
     assert verdict.invariants or checker is clients.servers
 
 
+def test_the_base_of_a_log_is_a_place_and_no_content() -> None:
+    """Found by a campaign, seed 860107359: after an install the base has the snapshot's term and a placeholder."""
+    history, evidence = good()
+    base = next(line for line in evidence.masters[1].dump if line["type"] == "entry")
+    base |= {"kind": "base", "digest": "a placeholder"}
+    assert consensus.logs(history, evidence).outcome is Outcome.VALID
+    base["term"] += 1
+    assert consensus.logs(history, evidence).outcome is Outcome.INVALID
+
+
 def test_every_checker_has_a_row() -> None:
     assert {checker for _, checker, _, _ in BAD} == set(checkers.CHECKERS)
 

@@ -104,7 +104,15 @@ def start_owner() -> tuple[subprocess.Popen[str], str, int, int, int]:
 
 def gone(prefix: str, link: int, child: int) -> bool:
     mine = {name for name in names() if name.startswith(f"{prefix}-") or name == f"mrch{link}"}
-    return not mine and leftovers.started(child) == "" and not (leftovers.folder() / prefix).exists()
+    return not mine and ended(child) and not (leftovers.folder() / prefix).exists()
+
+
+def ended(pid: int) -> bool:
+    """Gone, or a zombie: another test may have made this process the parent of orphans, which it does not reap."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 def soon_gone(prefix: str, link: int, child: int) -> bool:

@@ -13,6 +13,7 @@ moment between two renames there is no OUT at all.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -60,25 +61,35 @@ def prepare_staging(spec: JobSpec, *, nonce: str = "") -> None:
     staging = out.parent / f".{out.name}.mr-{spec.job_id}"
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        (staging / _ATTEMPTS).mkdir(parents=True, exist_ok=True)
-        nonce = _nonce(staging, nonce)
+        nonce = _stage(staging, nonce or secrets.token_hex(16))
         _sync_directory(out.parent)
     except OSError as error:
         raise OutputError(Cause.OUTPUT_UNWRITABLE, f"can't write beside {out}: {error.strerror}") from error
     spec.output.path, spec.staging, spec.nonce = str(out), str(staging), nonce
 
 
-def _nonce(staging: Path, wanted: str) -> str:
-    path = staging / _NONCE
-    try:
-        return path.read_text("ascii")
-    except FileNotFoundError:
-        nonce = wanted or secrets.token_hex(16)
-        aside = path.with_name(f"nonce-{nonce}")
-        _write_synced(aside, nonce.encode())
-        os.replace(aside, path)
-        _sync_directory(staging)
-        return nonce
+def _stage(staging: Path, wanted: str) -> str:
+    """The nonce of the staging place, which is made whole beside it and renamed: of two at once, one wins."""
+    while True:
+        try:
+            return (staging / _NONCE).read_text("ascii")
+        except FileNotFoundError:
+            pass
+        aside = staging.with_name(f"{staging.name}~{secrets.token_hex(4)}")
+        (aside / _ATTEMPTS).mkdir(parents=True)
+        try:
+            _write_synced(aside / _NONCE, wanted.encode())
+            _sync_directory(aside)
+            os.rename(aside, staging)  # fails when the place is there: a directory that is not empty
+            return wanted
+        except OSError as error:
+            shutil.rmtree(aside, ignore_errors=True)
+            if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+                raise
+            if staging.exists() and not (staging / _NONCE).exists():
+                raise OutputError(
+                    Cause.OUTPUT_UNWRITABLE, f"{staging} is left of another job and half removed: remove it"
+                ) from None
 
 
 def _check_free(out: Path, *, overwrite: bool) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mr.calls import Masters, request_id
-from mr.errors import NotFound, Rejected, TaskFailure, Usage, before_submit
+from mr.errors import Error, NotFound, Rejected, TaskFailure, Usage, before_submit
 
 if TYPE_CHECKING:
     from mr.describe import Description
@@ -102,7 +102,12 @@ def send(masters: Masters, prepared: Prepared) -> SubmitReply:
     try:
         output.prepare_staging(spec)
     except TaskFailure as failure:
-        raise before_submit(failure) from None
+        existing = _existing(
+            masters, spec
+        )  # another one who submits the same was faster, and its job is done
+        if existing is None:
+            raise before_submit(failure) from None
+        return SubmitReply(job=spec.job_id, term=existing.term, leader=existing.leader, existed=True)
     try:
         put_blob(masters, prepared.bundle)
         put_blob(masters, prepared.plan.SerializeToString(deterministic=True))
@@ -110,9 +115,27 @@ def send(masters: Masters, prepared: Prepared) -> SubmitReply:
             "Submit", SubmitRequest(spec=spec, request_id=f"submit-{spec.job_id}")
         )
     except (Rejected, Usage):
-        output.cleanup(spec)  # definite: nobody will ever run it
+        _leave(masters, spec)
         raise
+    if reply.existed:
+        _leave(masters, spec)
     return reply
+
+
+def _leave(masters: Masters, spec: JobSpec) -> None:
+    """Removes a staging place that nobody will ever use: unless the job under this id has the same one."""
+    from mr import output
+    from mr.rpc.cluster_pb2 import GetJobRequest
+
+    try:
+        status = masters.call("GetJob", GetJobRequest(job=spec.job_id))
+        if status.id == spec.job_id and status.spec.nonce == spec.nonce:
+            return
+    except NotFound:
+        pass
+    except Error:
+        return  # not known: what may be used stays
+    output.cleanup(spec)
 
 
 def retry(masters: Masters, status: JobStatus, known: Sequence[str]) -> SubmitReply:

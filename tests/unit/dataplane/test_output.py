@@ -6,7 +6,9 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
+from concurrent import futures
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -272,6 +274,31 @@ def test_staging_again_for_the_same_job_keeps_what_is_there(tmp_path: Path) -> N
     assert first == again
     assert other.nonce != first.nonce
     assert other.staging != first.staging
+
+
+def test_of_many_that_stage_the_same_job_at_once_all_have_one_nonce(tmp_path: Path) -> None:
+    """Two clients under one id: the nonce that the accepted spec names must be the one on disk."""
+    for round in range(50):
+        specs = [job(tmp_path, f"wc-{round}") for _ in range(4)]
+        together = threading.Barrier(len(specs))
+
+        def stage(spec: pb.JobSpec, together: threading.Barrier = together) -> None:
+            together.wait(timeout=10)
+            output.prepare_staging(spec)
+
+        with futures.ThreadPoolExecutor(len(specs)) as pool:
+            list(pool.map(stage, specs))
+        assert len({spec.nonce for spec in specs}) == 1
+        output.check_nonce(specs[0])
+    assert not list(tmp_path.glob("*~*")), "what the losers made is gone"
+
+
+def test_a_place_that_is_half_removed_is_refused(tmp_path: Path) -> None:
+    spec = job(tmp_path)
+    output.prepare_staging(spec)
+    Path(spec.staging, "nonce").unlink()
+    with pytest.raises(OutputError, match="half removed"):
+        output.prepare_staging(job(tmp_path))
 
 
 @pytest.mark.parametrize("change", ["gone", "another", "unreadable"])

@@ -168,15 +168,24 @@ def servers(history: Sequence[Event], _evidence: Evidence) -> Verdict:
     return verdict("servers come back", ("C14", "T12"), wrong, {"revived": ups})
 
 
-def proofs(history: Sequence[Event], _evidence: Evidence) -> Verdict:
-    """A run is void unless its faults are proven: each has its own proof, and somebody asked something meanwhile."""
+PROVEN_OF_DRAWN = (
+    0.8  # of a schedule drawn from the whole catalogue: a read error needs somebody who reads just then
+)
+
+
+def proofs(history: Sequence[Event], evidence: Evidence) -> Verdict:
+    """A run is void unless its faults are proven: each has its own proof, and somebody asked something meanwhile.
+
+    Of a script every fault; of faults that were named each at least once; of a schedule drawn from all of them, or in
+    which each comes once, four of five. What was not proven is listed, and counts nowhere as a fault."""
     hurts = {e.id: e for e in history if e.kind == "hurt"}
     proven = {e.id for e in history if e.kind == "proof" and e.value}
     heals = {e.id: e.t for e in history if e.kind == "heal"}
     calls = {e.id: e.t for e in history if e.kind == "invoke"}
     ends = {e.id: e.t for e in history if e.kind in {"ok", "fail", "info"}}
     busy = [(t, ends.get(number, t)) for number, t in calls.items()]
-    missing = [f"{e.op} at {e.t / 1e9:.1f} s" for number, e in hurts.items() if number not in proven]
+    unproven = {number: e for number, e in hurts.items() if number not in proven}
+    missing = [f"{e.op} at {e.t / 1e9:.1f} s" for e in unproven.values()]
     idle = [
         f"{e.op} at {e.t / 1e9:.1f} s"
         for number, e in hurts.items()
@@ -188,7 +197,7 @@ def proofs(history: Sequence[Event], _evidence: Evidence) -> Verdict:
     reason = ""
     if not hurts:
         reason = "void: no fault was injected"
-    elif missing:
+    elif _void(unproven, hurts, evidence.config):
         reason = f"void: not proven to have struck: {', '.join(missing[:5])}"
     elif claimed and terms < 2:
         reason = f"void: {', '.join(claimed)} should have cost an election, and there was none"
@@ -196,6 +205,15 @@ def proofs(history: Sequence[Event], _evidence: Evidence) -> Verdict:
         reason = "void: no client asked anything while a fault hurt"
     outcome = Outcome.UNKNOWN if reason else Outcome.VALID
     return Verdict(checker="faults are proven", outcome=outcome, reason=reason, counted=counted)
+
+
+def _void(unproven: dict[int, Event], hurts: dict[int, Event], config: Mapping[str, Any]) -> bool:
+    if config.get("script") or not config.get("faults"):
+        return bool(unproven)
+    if config["faults"] == "all" or config.get("each"):
+        return len(unproven) * ONE_IN > len(hurts)
+    struck = {e.op for number, e in hurts.items() if number not in unproven}
+    return bool({e.op for e in unproven.values()} - struck)
 
 
 def _answers(history: Sequence[Event], op: str, kind: str) -> list[Event]:

@@ -513,6 +513,41 @@ def test_a_run_without_proven_faults_is_void(
     assert checkers.overall(verdicts) is not Outcome.VALID
 
 
+_KILLED = ["kill-worker"] * 4
+VOID: list[tuple[str, dict[str, Any], list[str], list[str], bool]] = [
+    # the run's config, faults proven, faults that were not, void
+    ("a script is proven whole", {"script": [[1, "delay", 1]], "faults": "all"}, _KILLED, ["delay"], True),
+    ("a history of somebody else's is proven whole", {}, _KILLED, ["delay"], True),
+    ("of drawn ones four of five", {"faults": "all"}, _KILLED, ["delay"], False),
+    ("fewer are too few", {"faults": "all"}, _KILLED[:3], ["delay"], True),
+    (
+        "of a mixed part four of five",
+        {"faults": "kill-worker,delay", "each": True},
+        _KILLED,
+        ["delay"],
+        False,
+    ),
+    ("what was named is proven", {"faults": "kill-worker,delay"}, _KILLED, ["delay"], True),
+    ("once is enough", {"faults": "kill-worker,delay"}, [*_KILLED, "delay"], ["delay"], False),
+]
+
+
+@pytest.mark.parametrize(("promise", "config", "proven", "unproven", "void"), VOID)
+def test_what_must_be_proven(
+    promise: str, config: dict[str, Any], proven: list[str], unproven: list[str], void: bool
+) -> None:
+    history, evidence = good()
+    evidence.config = config
+    history = [e for e in history if e.process != "nemesis"]
+    for number, name in enumerate([*proven, *unproven], start=100):
+        history.append(event(2, "hurt", name, {}, id=number))
+        history.append(event(3, "proof", name, {"it": 1} if number < 100 + len(proven) else None, id=number))
+        history.append(event(3, "heal", name, id=number))
+    history.sort(key=lambda e: e.t)
+    verdict = clients.proofs(history, evidence)
+    assert (verdict.outcome is Outcome.UNKNOWN) is void, verdict.reason
+
+
 def test_no_evidence_is_unknown_not_valid() -> None:
     verdicts = checkers.judge([], Evidence())
     assert checkers.overall(verdicts) is Outcome.UNKNOWN

@@ -11,6 +11,8 @@ from jepsen_like.run import RunConfig
 CHUNK = 11  # faults in one run: about a minute and a half of storm
 STORM_S = 60.0  # at least, so that jobs keep coming
 _FIVE = 5
+# A long campaign turns to these now and then, so that what matters most happens often.
+DEATHS = "kill-leader,kill-follower,kill-worker,kill-burst,kill-all-masters,kill-all-workers,cold-restart,power-cut,power-cut-all,power-cut-vote"
 
 
 def every_fault(seed: int, catalogue: Sequence[type[Fault]]) -> Iterator[RunConfig]:
@@ -44,10 +46,17 @@ def at_random(seed: int) -> Iterator[RunConfig]:
     """One after the other, for ever; a function of the seed."""
     rng = Random(seed)
     while True:
+        faults = rng.choice(["all", DEATHS])
         yield RunConfig(
             seed=rng.randrange(1 << 30),
-            seconds=rng.choice([60.0, 120.0, 240.0]),
-            masters=rng.choice([3, 3, 5]),
+            seconds=rng.choice([60.0, 120.0, 240.0]) if faults == "all" else STORM_S,
+            masters=rng.choice([3, 3, _FIVE]),
             workers=rng.randint(2, 5),
-            every_s=rng.choice([1.5, 3.0, 6.0]),
+            faults=faults,
+            every_s=rng.choice([1.5, 3.0, 6.0]) if faults == "all" else 1.5,
         )
+
+
+def deaths(seed: int) -> Iterator[RunConfig]:
+    """Runs in which processes die and disks lose power, and nothing else happens."""
+    return (config for config in at_random(seed) if config.faults == DEATHS)

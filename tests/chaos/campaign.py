@@ -12,7 +12,9 @@ CHUNK = 11  # faults in one run: about a minute and a half of storm
 STORM_S = 60.0  # at least, so that jobs keep coming
 _FIVE = 5
 # A long campaign turns to these now and then, so that what matters most happens often.
-DEATHS = "kill-leader,kill-follower,kill-worker,kill-burst,kill-all-masters,kill-all-workers,cold-restart,power-cut,power-cut-all,power-cut-vote"
+_WHO = ("leader", "follower", "worker", "burst", "all-masters", "all-workers")
+_POWER = ("power-cut", "power-cut-all", "power-cut-vote")
+DEATHS = ",".join([*(f"kill-{who}" for who in _WHO), "cold-restart", *_POWER])
 
 
 def every_fault(seed: int, catalogue: Sequence[type[Fault]]) -> Iterator[RunConfig]:

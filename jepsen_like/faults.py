@@ -8,13 +8,23 @@ from jepsen_like import (
     faults_net,
     faults_partition,
     faults_pause,
+    faults_points,
     faults_process,
     faults_state,
 )
 from jepsen_like.fault import Fault
 from jepsen_like.place import Place
 
-_PARTS = (faults_process, faults_pause, faults_partition, faults_net, faults_disk, faults_state, faults_clock)
+_PARTS = (
+    faults_process,
+    faults_points,
+    faults_pause,
+    faults_partition,
+    faults_net,
+    faults_disk,
+    faults_state,
+    faults_clock,
+)
 FAULTS: dict[str, type[Fault]] = {fault.name: fault for part in _PARTS for fault in part.FAULTS}
 
 

@@ -33,13 +33,17 @@ class Pause(Fault):
         """Who is stopped."""
         raise NotImplementedError
 
+    def whole_machine(self, rng: Random) -> bool:
+        """Whether its tasks hang, too."""
+        return rng.random() < 0.5
+
     def hurt(self, place: Place, rng: Random) -> dict[str, Any]:
         """See Fault."""
         self.id = self.victim(place, rng)
         if not place.server(self.id).alive:
             raise Missed(f"{self.id} is down")
         self.pid = place.kill(self.id, signal.SIGSTOP)["pid"]
-        if rng.random() < 0.5:  # as when a whole machine hangs: its tasks too
+        if self.whole_machine(rng):
             self._tree = {pid: guardian.started(pid) for pid in guardian.tree(self.pid)[1:]}
             for pid in self._tree:
                 with contextlib.suppress(ProcessLookupError):

@@ -23,6 +23,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from jepsen_like import leftovers, net, shim
+from jepsen_like.control import Control
 from jepsen_like.leftovers import ENVIRONMENT, NODE, Marker
 from jepsen_like.links import DATA, GRPC, RAFT, Links, NetLinks, ProxyLinks, ports
 from jepsen_like.lossy import LossyDisk
@@ -61,6 +62,7 @@ class Place(Ground):
         self._locks: defaultdict[str, threading.RLock] = defaultdict(threading.RLock)
         self.abilities: dict[str, str] = {}  # what is possible -> "", or why it is not
         self.shims: dict[str, Shim] = {}
+        self.controls: dict[str, Control] = {}
         self.disks: dict[str, LossyDisk] = {}
         self.small: dict[str, Path] = {}  # workers whose scratch is a small tmpfs
         self.addresses: dict[str, str] = {}
@@ -160,6 +162,10 @@ class Place(Ground):
             status = server.process.poll() if server.process else None
             return {"node": id, "pid": pid, "lived": lived, "signal": int(sig), "status": status}
 
+    def hold(self, id: str) -> threading.RLock:
+        """While it is held, nobody else starts or signals that node."""
+        return self._locks[id]
+
     def revive(self) -> list[str]:
         """Every node that should run runs. Returns those that were down and are up, `!id` for those that are not."""
         done = []
@@ -191,7 +197,10 @@ class Place(Ground):
             self.cluster.stop()
         for page in self.shims.values():
             page.close()
+        for control in self.controls.values():
+            control.close()
         self.shims.clear()
+        self.controls.clear()
         self.marker.sweep()
         for disk in self.disks.values():
             disk.close()
@@ -239,7 +248,10 @@ class Place(Ground):
             server.argv += ["--listen", f"{own}:{GRPC}", "--advertise", f"{self.addresses[server.id]}:{GRPC}"]
         else:
             server.argv += ["--listen", f"{own}:{DATA}", "--advertise", f"{self.addresses[server.id]}:{DATA}"]
-        server.argv[3:3] = self._launcher  # python -P -m MODULE …
+        page = server.home / "control"
+        self.controls[server.id] = Control(page)
+        # python -P -m MODULE … becomes python -P -m LAUNCHER … MODULE …
+        server.argv[3:3] = ["jepsen_like.failpoints", str(page), *self._launcher]
         if self._network is not None:
             server.argv[:0] = self._network.command(server.id)
         server.env = {**server.env, NODE: server.id, **self._disk(server)}

@@ -10,6 +10,7 @@ from jepsen_like import (
     faults_pause,
     faults_points,
     faults_process,
+    faults_rpc,
     faults_state,
 )
 from jepsen_like.fault import Fault
@@ -21,6 +22,7 @@ _PARTS = (
     faults_pause,
     faults_partition,
     faults_net,
+    faults_rpc,
     faults_disk,
     faults_state,
     faults_clock,

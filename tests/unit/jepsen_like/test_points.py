@@ -15,7 +15,7 @@ import pytest
 
 from jepsen_like import failpoints, faults_points
 from jepsen_like.control import KILL, Control, Rule
-from jepsen_like.fault import Missed
+from jepsen_like.fault import Fault, Missed
 from jepsen_like.faults import FAULTS
 from jepsen_like.points import NUMBERS, POINTS, TASK
 from mr.rpc import session_pb2 as session
@@ -240,3 +240,25 @@ def test_every_nth_message_is_met(tmp_path: Path, every: int, met: list[int]) ->
     assert [number for number, late_s in enumerate(fallen) if late_s == 1.5] == met
     assert control.met(replays.CALLS) == len(met)
     control.close()
+
+
+RPC = [fault for fault in FAULTS.values() if fault.group == "rpc"]
+
+
+@pytest.mark.parametrize("kind", RPC, ids=lambda fault: fault.name)
+def test_a_message_fault_sets_its_rule_clears_it_and_counts(tmp_path: Path, kind: type[Fault]) -> None:
+    """FT6, FT7."""
+    there = point_place(tmp_path)
+    there.workers = there.masters
+    fault = kind()
+    fault.hurt(there, Random(2))
+    number = fault.rule_number  # type: ignore[attr-defined]  # those of the group have it
+    assert all(control.rule_of(number).every for control in there.controls.values())
+    there.controls["b"].meet(number)
+    fault.heal(there)
+    assert not any(control.rule_of(number).every for control in there.controls.values())
+    assert fault.proof(there) == {"messages": 1}
+    idle = kind()
+    idle.hurt(there, Random(2))
+    idle.heal(there)
+    assert idle.proof(there) is None, "what was met before proves nothing"

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from consensus.fence import Entry
-from consensus.replica import CommitUnknown, ConsensusError, Leadership, StateMachine
+from consensus.replica import CommitUnknown, ConsensusError, Leadership, RefusedToStart, StateMachine
 
 REGULAR = 0  # the first byte of a command that is the state machine's
 
@@ -196,6 +196,8 @@ class Applier:
             if not self._refused(index, body):
                 try:
                     result = self._machine.apply(index, body)
+                except RefusedToStart:  # the entry is sound, and of a newer release: nothing is to be skipped
+                    raise
                 except Exception as error:
                     raise Poisoned(
                         f"applying entry {index} failed: {error!r}. Every replica fails at this entry. "

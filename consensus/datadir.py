@@ -19,11 +19,14 @@ import os
 import secrets
 import shutil
 import stat
+import threading
+import time
 import zlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from consensus.handshake import Disk, is_newer
 from consensus.journal import Journal, damaged
 from consensus.replica import RefusedToStart
 from consensus.rocks import RocksStore
@@ -42,7 +45,17 @@ class Identity:
     nonce: int  # drawn once for this directory: tells this disk from one that replaces it
     cluster_id: str = ""
     founders: Mapping[str, int] = field(default_factory=dict)  # the nonces that founded the cluster
+    born: int = 0  # wall clock when the directory was made, ns: a replacement's generation is at least that
+    generation: int = 0  # of this disk; see handshake.Disk
+    met: Mapping[str, Disk] = field(
+        default_factory=dict
+    )  # the newest disk of every other member that was here
     format: int = FORMAT
+
+    @property
+    def disk(self) -> Disk:
+        """This one, as it is introduced to the others."""
+        return Disk(self.generation, self.nonce)
 
 
 class DataDir:
@@ -52,8 +65,10 @@ class DataDir:
         self.path = path
         _own(path)
         self._lock = _take_lock(path)
+        self._meeting = threading.Lock()
         try:
-            self.identity = self._open(Identity(member=member, members=members, nonce=secrets.randbits(63)))
+            new = Identity(member=member, members=members, nonce=secrets.randbits(63), born=time.time_ns())
+            self.identity = self._open(new)
         except BaseException:
             self.close()
             raise
@@ -75,6 +90,14 @@ class DataDir:
         """Replaces the identity, durably."""
         _write_identity(self.path, identity)
         self.identity = identity
+
+    def meet(self, member: str, disk: Disk) -> None:
+        """Another member is here with `disk`: remembered, durably, before anything of it counts. Any thread. Raises
+        Refused for a disk that was replaced."""
+        with self._meeting:
+            known = self.identity.met
+            if is_newer(member, known.get(member), disk):
+                self.become(replace(self.identity, met={**known, member: disk}))
 
     def close(self) -> None:
         """Gives the lock back. Idempotent."""
@@ -141,7 +164,8 @@ def read_identity(path: Path) -> Identity:
                 f"{path} was written by a newer release (format {fields['format']}, this one reads up to {FORMAT}):"
                 " start that release again"
             )
-        return Identity(**fields | {"members": tuple(fields["members"])})
+        met = {member: Disk(**disk) for member, disk in fields.get("met", {}).items()}
+        return Identity(**fields | {"members": tuple(fields["members"]), "met": met})
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise damaged("identity", f"{path / 'identity'}: {error}") from error
 

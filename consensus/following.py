@@ -6,6 +6,7 @@ leader. The answer is ours, because pysyncobj's carries neither a term nor what 
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import Any
 
 from consensus import fence
@@ -29,9 +30,11 @@ class Following:
         electing: Electing,
         compacting: Compacting,
         incarnation: int,
+        strangers: Set[str],
     ) -> None:
         self._core, self._journal, self._outbox = core, journal, outbox
         self._electing, self._compacting, self._incarnation = electing, compacting, incarnation
+        self._strangers = strangers  # other members that have not let this life of ours in yet
 
     def on_append(self, peer: str, message: Message, now: float) -> None:
         """Entries, or a heartbeat. Raises LawBroken."""
@@ -74,10 +77,12 @@ class Following:
     def _claim_vote(self, promote: tuple[int, int]) -> None:
         """An empty disk that came back votes again once it has an entry that its leader proposed in this term after
         it came back, and that a majority without it committed: whoever its forgotten promises helped, that majority
-        outvotes. The leader names the entry; that it is committed is known here when it is here."""
+        outvotes. The leader names the entry; that it is committed is known here when it is here. Nor does it vote
+        while anybody might still listen to the disk that it replaces, should that come back."""
         index, incarnation = promote
         if (
             not self._journal.voter
+            and not self._strangers
             and index
             and incarnation == self._incarnation
             and self._core.commit >= index

@@ -8,7 +8,9 @@ is never mistaken for a founder: it would vote again in terms in which its old d
 its old disk acknowledged.
 
 Such a member comes back with `--replace`, as a non-voter, until it has applied an entry that a majority
-without it committed after its return (consensus/node.py). design.md, section 10; FC20.
+without it committed after its return, and every other member has met the new disk (consensus/following.py). The new
+disk has a larger generation than all before it: whoever has met it never lets an older one in again, should that come
+back too. design.md, section 10; FC20, FC27.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from consensus.datadir import Identity
-from consensus.handshake import PROTOCOL, members_digest
+from consensus.handshake import PROTOCOL, Disk, members_digest
 from consensus.rpc import raft_pb2 as pb
 
 
@@ -52,6 +54,11 @@ def identification(identity: Identity) -> pb.Identification:
         founders=identity.founders,
         members_digest=members_digest(identity.members).encode(),
         protocol=PROTOCOL,
+        generation=identity.generation,
+        met={
+            member: pb.Disk(generation=disk.generation, nonce=disk.nonce)
+            for member, disk in identity.met.items()
+        },
     )
 
 
@@ -80,7 +87,8 @@ def decide(
     if mine.member != founder:
         return Wait(f"waiting for {founder} to found the cluster")
     founders = {mine.member: mine.nonce, **{peer: answers[peer].nonce for peer in others}}
-    return Join(replace(mine, cluster_id=new_id, founders=founders), voter=True)
+    met = {peer: Disk(0, founders[peer]) for peer in others}
+    return Join(replace(mine, cluster_id=new_id, founders=founders, met=met), voter=True)
 
 
 def _objection(mine: Identity, peer: str, answer: pb.Identification) -> str:
@@ -99,13 +107,27 @@ def _join(mine: Identity, founded: Mapping[str, pb.Identification], replacing: b
     if len(clusters) > 1:
         return Stop(f"{who} belong to different clusters ({', '.join(sorted(clusters))}): correct --peers")
     answer = next(iter(founded.values()))
-    identity = replace(mine, cluster_id=answer.cluster_id, founders=dict(answer.founders))
-    if answer.founders.get(mine.member) == mine.nonce:
+    met = _newest_disks(founded)
+    before = met.pop(mine.member, Disk())
+    identity = replace(mine, cluster_id=answer.cluster_id, founders=dict(answer.founders), met=met)
+    if before == mine.disk:
         return Join(identity, voter=True)
     if replacing:
-        return Join(identity, voter=False)
+        return Join(replace(identity, generation=max(before.generation + 1, mine.born)), voter=False)
     return Stop(
         f"the data directory of {mine.member} is empty, but cluster {answer.cluster_id} exists (says {who})."
         " If --data-dir is wrong, correct it. If the disk was lost, start this master with --replace: it comes"
         " back as a non-voter and is brought up to date by the others"
     )
+
+
+def _newest_disks(founded: Mapping[str, pb.Identification]) -> dict[str, Disk]:
+    """Of every member, the newest disk that those who answered have or have met."""
+    newest: dict[str, Disk] = {}
+    for peer, answer in founded.items():
+        founders = {member: Disk(0, nonce) for member, nonce in answer.founders.items()}
+        met = {member: Disk(disk.generation, disk.nonce) for member, disk in answer.met.items()}
+        known = founders | met | {peer: Disk(answer.generation, answer.nonce)}
+        for member, disk in known.items():
+            newest[member] = max(disk, newest.get(member, disk))
+    return newest

@@ -193,11 +193,12 @@ class MemoryReplica:
             raise Unavailable(f"{to or 'no other member'} cannot take over now")
         return self._cluster.elect(to or fit[0])
 
-    async def snapshot(self) -> SnapshotInfo:
+    async def snapshot(self, *, timeout_s: float) -> SnapshotInfo:
         """Where a snapshot taken now ends. Nothing is kept: the log is the state here."""
         waiter: asyncio.Future[SnapshotInfo] = self._loop.create_future()
         self._applier.put(Mark(waiter))
-        return await waiter
+        async with asyncio.timeout(timeout_s):
+            return await waiter
 
     async def snapshot_bytes(self) -> tuple[SnapshotInfo, bytes]:
         """The state machine's own bytes at an applied index."""

@@ -65,6 +65,7 @@ class Node:
         self.handed = handed
         self.leading: Leading | None = None
         self.connected: set[str] = set()
+        self._strangers = set(config.others)
         self.proposals = Proposals(config.limits)
         self._told = Leadership(term=-1, leader=None, mine=False)
         self._compacting = Compacting(config.limits, journal, snapshots)
@@ -79,6 +80,7 @@ class Node:
             electing=self._electing,
             compacting=self._compacting,
             incarnation=incarnation,
+            strangers=self._strangers,
         )
         self.durable = journal.durable_index  # as of the last tick, for other threads
 
@@ -114,6 +116,7 @@ class Node:
     def up(self, peer: str) -> None:
         """A session with `peer` stands."""
         self.connected.add(peer)
+        self._strangers.discard(peer)
         if self.leading:
             self.leading.up(peer)
 
@@ -338,6 +341,8 @@ class Node:
         """What those who still wait are told when this replica is stopped."""
         taken, queued = self.proposals.forget(), self.proposals.refuse()
         reads = [r.waiter for r in self.leading.reads] if self.leading else []
+        if self.leading and self.leading.transfer:
+            reads.append(self.leading.transfer.waiter)
         return [
             Failed(taken, CommitUnknown("this replica was stopped before the entry was committed")),
             Failed([*queued, *reads], Unavailable("this replica was stopped")),

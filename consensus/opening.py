@@ -56,7 +56,7 @@ def open_parts(config: ReplicaConfig, say: Callable[[str], None], stopping: thre
         undo.callback(journal._destroy)
         shelf = Shelf(directory.open_snapshots())
         undo.callback(shelf.close)
-        link = GrpcLink(config, lambda _: identification(directory.identity))
+        link = GrpcLink(config, lambda _: identification(directory.identity), directory.meet)
         undo.callback(link.close)
         _agree(journal, shelf)
         if not directory.identity.cluster_id:
@@ -65,8 +65,8 @@ def open_parts(config: ReplicaConfig, say: Callable[[str], None], stopping: thre
             _found_or_join(config, directory, journal, link, wait)
         journal.sync()
         close = undo.pop_all().close
-    cluster_id = directory.identity.cluster_id
-    return Parts(journal, shelf, link, cluster_id, lambda: link.open(cluster_id), close)
+    cluster_id, disk = directory.identity.cluster_id, directory.identity.disk
+    return Parts(journal, shelf, link, cluster_id, lambda: link.open(cluster_id, disk), close)
 
 
 def _agree(journal: Journal, shelf: Shelf) -> None:

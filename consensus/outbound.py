@@ -17,7 +17,7 @@ from typing import Any
 import grpc
 from tenacity import RetryError, Retrying, retry_always, stop_when_event_set, wait_random
 
-from consensus.handshake import Hello, Refused, read
+from consensus.handshake import Disk, Hello, Refused, read
 from consensus.urgency import make_urgent
 
 log = logging.getLogger("mr.consensus")
@@ -34,12 +34,18 @@ class Outbound:
     """The stream to one peer, opened again whenever it breaks. One thread."""
 
     def __init__(
-        self, peer: str, hello: Hello, connect: Callable[[str], grpc.Channel], post: Callable[..., None]
+        self,
+        peer: str,
+        hello: Hello,
+        connect: Callable[[str], grpc.Channel],
+        post: Callable[..., None],
+        meet: Callable[[str, Disk], None],
     ) -> None:
         self._peer = peer
         self._hello = hello
         self._connect = connect
         self._post = post
+        self._meet = meet
         self._life = 0  # of the peer, while up
         self._queue = Queue()
         self._stopped = threading.Event()
@@ -111,26 +117,33 @@ class Outbound:
             self._call = call = method(iter(waiting.get, None), metadata=hello.metadata())
             if self._stopped.is_set():
                 call.cancel()
+            unwanted = ""
             try:
                 theirs = read(call.initial_metadata() or ())
+                self._meet(self._peer, theirs.disk)
                 self._life = theirs.life
                 self._post("up", self._peer, theirs.life)
                 ended = threading.Event()
                 if call.add_callback(ended.set):
                     ended.wait()  # not by reading the answers, of which there are none: that wakes at every frame
-            except (grpc.RpcError, Refused):
+            except grpc.RpcError:
                 pass
+            except Refused as error:
+                unwanted = str(error)
+                call.cancel()
             finally:
                 waiting.close()
-                self._report(call)
+                self._report(call, unwanted)
                 if self._life:
                     self._post("down", self._peer, self._life)
                     self._life = 0
 
-    def _report(self, call: Any) -> None:
-        """Says why the peer does not want us; that it is not there is no news."""
-        refused = call.code() is grpc.StatusCode.FAILED_PRECONDITION
-        self._say(f"master {self._peer} refuses our link: {call.details()}" if refused else "")
+    def _report(self, call: Any, unwanted: str) -> None:
+        """Says why the peer does not want us, or we not it; that it is not there is no news."""
+        if call.code() is grpc.StatusCode.FAILED_PRECONDITION:
+            self._say(f"master {self._peer} refuses our link: {call.details()}")
+        else:
+            self._say(f"who answers as master {self._peer} is not let in: {unwanted}" if unwanted else "")
 
     def _say(self, reason: str) -> None:
         """Once, not at every attempt."""

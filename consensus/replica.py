@@ -43,7 +43,8 @@ class StateMachine(Protocol):
     """What is replicated. Deterministic: equal commands in equal order give equal states and results."""
 
     def apply(self, index: int, command: bytes) -> Any:
-        """Applies one committed command. Never raises: an exception here ends the process, loudly."""
+        """Applies one committed command. Never raises: an exception here ends the process, loudly. RefusedToStart says
+        that the log is of a newer release, so that only the release is to blame."""
 
     def snapshot(self) -> Callable[[], bytes]:
         """Copies the state compactly, now; the function it returns serialises the copy on another thread."""
@@ -133,8 +134,8 @@ class Replica(Protocol):
     async def transfer(self, to: str | None, *, timeout_s: float) -> str:
         """Hands leadership to `to`, or to the most advanced follower; returns its id. Raises NotLeader, Unavailable."""
 
-    async def snapshot(self) -> SnapshotInfo:
-        """Takes a snapshot now and trims the log. Returns where it ends."""
+    async def snapshot(self, *, timeout_s: float) -> SnapshotInfo:
+        """Takes a snapshot now and trims the log. Returns where it ends. Raises Unavailable."""
 
     async def snapshot_bytes(self) -> tuple[SnapshotInfo, bytes]:
         """The state machine's own bytes at an applied index, for `mr snapshot save`."""

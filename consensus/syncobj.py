@@ -179,7 +179,11 @@ class SyncObjReplica:
         engine = self._leading()
         waiter: asyncio.Future[str] = self._loop.create_future()
         engine.post(lambda: engine.node.transfer(to, timeout_s, waiter))
-        return await waiter
+        try:
+            async with asyncio.timeout(timeout_s + self._config.timing.election_max_s):
+                return await waiter  # the node answers in time, as long as it lives
+        except TimeoutError:
+            raise Unavailable(f"leadership was not handed over within {timeout_s} s") from None
 
     def _leading(self) -> Engine:
         if self._engine is None or self._leaving.is_set():
@@ -189,14 +193,18 @@ class SyncObjReplica:
             raise NotLeader(leadership.leader)
         return self._engine
 
-    async def snapshot(self) -> SnapshotInfo:
-        """Takes a snapshot now and trims the log. Returns where it ends."""
+    async def snapshot(self, *, timeout_s: float) -> SnapshotInfo:
+        """Takes a snapshot now and trims the log. Returns where it ends. Raises Unavailable."""
         engine = self._engine
         if engine is None:
             raise Unavailable(self._note)
         waiter: asyncio.Future[SnapshotInfo] = self._loop.create_future()
         engine.post(lambda: engine.node.snapshot(waiter))
-        return await waiter
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await waiter
+        except TimeoutError:
+            raise Unavailable(f"no snapshot within {timeout_s} s") from None
 
     async def snapshot_bytes(self) -> tuple[SnapshotInfo, bytes]:
         """The state machine's own bytes at an applied index."""
@@ -236,7 +244,9 @@ class SyncObjReplica:
             disk_s=journal.sync_s,
             cluster_id=parts.cluster_id,
             peers=peers,
-            note="" if journal.voter else "its disk was replaced; it votes again once it has caught up",
+            note=""
+            if journal.voter
+            else "its disk was replaced; it votes again once it has caught up and met every other master",
         )
 
 

@@ -27,7 +27,7 @@ import grpc
 
 from consensus.config import ReplicaConfig
 from consensus.credentials import channel_credentials, only_loopback, peer_certificate, server_credentials
-from consensus.handshake import Hello, Refused, check, members_digest, read
+from consensus.handshake import Disk, Hello, Refused, check, members_digest, read
 from consensus.outbound import LINK, Outbound
 from consensus.replica import RefusedToStart
 from consensus.rpc import raft_pb2 as pb
@@ -39,6 +39,7 @@ FRAME_BYTES = 16 << 20
 """The largest frame that is read."""
 _INBOX_BYTES = 64 << 20  # of one peer, not yet taken by `poll`
 _FULL_INBOX_S = 0.01
+_FIRST_DISK = Disk()
 _IDENTIFY = "/mr.raft.Raft/Identify"
 
 _COMMON_OPTIONS = (
@@ -124,10 +125,14 @@ class GrpcLink:
     """
 
     def __init__(
-        self, config: ReplicaConfig, identify: Callable[[pb.Identification], pb.Identification]
+        self,
+        config: ReplicaConfig,
+        identify: Callable[[pb.Identification], pb.Identification],
+        meet: Callable[[str, Disk], None] = lambda _member, _disk: None,
     ) -> None:
         self._config = config
         self._identify = identify
+        self._meet = meet  # remembers a member's disk, or raises Refused; on gRPC's threads
         self._hello = Hello(config.id, secrets.randbits(63), 0, "", members_digest(config.peers))
         self._peers = dict(config.peers)
         self._inbox: deque[tuple[Any, ...]] = deque()
@@ -142,11 +147,11 @@ class GrpcLink:
         with urgent():  # gRPC's threads inherit it
             self._server, self.address = self._listen()
 
-    def open(self, cluster_id: str) -> None:
-        """Exchanges frames with the other members of `cluster_id` from now on."""
-        hello = replace(self._hello, cluster_id=cluster_id)
+    def open(self, cluster_id: str, disk: Disk = _FIRST_DISK) -> None:
+        """Exchanges frames with the other members of `cluster_id` from now on; `disk` is ours."""
+        hello = replace(self._hello, cluster_id=cluster_id, disk=disk)
         self._outbound = {
-            peer: Outbound(peer, hello, self.connect, self.post) for peer in self._config.others
+            peer: Outbound(peer, hello, self.connect, self.post, self._meet) for peer in self._config.others
         }
         self._hello = hello  # from here on streams are let in
         for outbound in self._outbound.values():
@@ -257,6 +262,7 @@ class GrpcLink:
         try:
             hello = read(context.invocation_metadata())
             check(self._hello, hello, self._peers, self._certified(context))
+            self._meet(hello.member, hello.disk)
             inbound = self._admit(hello, context)
         except Refused as error:
             self._say_refused(str(error), context.peer())

@@ -342,12 +342,35 @@ class Identification(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class MetEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> Global___Disk: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: Global___Disk | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     MEMBER_FIELD_NUMBER: _builtins.int
     CLUSTER_ID_FIELD_NUMBER: _builtins.int
     NONCE_FIELD_NUMBER: _builtins.int
     FOUNDERS_FIELD_NUMBER: _builtins.int
     MEMBERS_DIGEST_FIELD_NUMBER: _builtins.int
     PROTOCOL_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    MET_FIELD_NUMBER: _builtins.int
     member: _builtins.str
     cluster_id: _builtins.str
     """empty: no cluster yet"""
@@ -355,9 +378,15 @@ class Identification(_message.Message):
     """drawn once for this disk"""
     members_digest: _builtins.bytes
     protocol: _builtins.int
+    generation: _builtins.int
+    """0: this disk was there at the founding; of two disks of one member the later has the larger"""
     @_builtins.property
     def founders(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """with cluster_id: the disks that founded it"""
+
+    @_builtins.property
+    def met(self) -> _containers.MessageMap[_builtins.str, Global___Disk]:
+        """with cluster_id: the newest disk of every other member that this one has met"""
 
     def __init__(
         self,
@@ -368,11 +397,35 @@ class Identification(_message.Message):
         founders: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         members_digest: _builtins.bytes = ...,
         protocol: _builtins.int = ...,
+        generation: _builtins.int = ...,
+        met: _abc.Mapping[_builtins.str, Global___Disk] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "founders", b"founders", "member", b"member", "members_digest", b"members_digest", "nonce", b"nonce", "protocol", b"protocol"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "founders", b"founders", "generation", b"generation", "member", b"member", "members_digest", b"members_digest", "met", b"met", "nonce", b"nonce", "protocol", b"protocol"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Identification: _TypeAlias = Identification  # noqa: Y015
+
+@_typing.final
+class Disk(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GENERATION_FIELD_NUMBER: _builtins.int
+    NONCE_FIELD_NUMBER: _builtins.int
+    generation: _builtins.int
+    nonce: _builtins.int
+    def __init__(
+        self,
+        *,
+        generation: _builtins.int = ...,
+        nonce: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "nonce", b"nonce"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Disk: _TypeAlias = Disk  # noqa: Y015

@@ -150,7 +150,7 @@ class Ours:
         quiet = max(pauses)
         del pauses[1:]
         start = time.perf_counter()
-        info = await self.replica.snapshot()
+        info = await self.replica.snapshot(timeout_s=30.0)
         taken = time.perf_counter() - start
         longest = max(pauses)
         await load

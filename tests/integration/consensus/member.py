@@ -76,7 +76,7 @@ class Member:
             case {"do": "has", "requests": requests}:
                 return [one for one in requests if one not in self.machine.answers]
             case {"do": "snapshot"}:
-                return asdict(await self.replica.snapshot())
+                return asdict(await self.replica.snapshot(timeout_s=30.0))
             case {"do": "transfer"}:
                 return await self.replica.transfer(None, timeout_s=5.0)
         raise ValueError(f"unknown request {request}")

@@ -130,7 +130,13 @@ class Solo:
     """Member "a" of a cluster of `n`; the others are the test's words."""
 
     def __init__(
-        self, n: int = 3, *, me: str = "a", limits: Limits | None = None, store: SlowStore | None = None
+        self,
+        n: int = 3,
+        *,
+        me: str = "a",
+        limits: Limits | None = None,
+        store: SlowStore | None = None,
+        up: tuple[str, ...] | None = None,
     ) -> None:
         members = [chr(ord("a") + i) for i in range(n)]
         config = ReplicaConfig(
@@ -163,7 +169,7 @@ class Solo:
             journal.add(NO_OP, 1, 0)
         journal.sync()
         self.node = Node(config, journal, self.shelf, self, random.Random(1), handed=1, incarnation=7)
-        for m in config.others:
+        for m in config.others if up is None else up:
             self.node.up(m)
         self.node.tick()
         self.sent.clear()

@@ -189,7 +189,7 @@ async def test_a_snapshot_ends_where_it_was_taken(world: World) -> None:
     leader = await world.leader()
     for i in range(10):
         await leader.propose(b"%d" % i, timeout_s=5)
-    info = await leader.snapshot()
+    info = await leader.snapshot(timeout_s=10.0)
     assert info.index == world.machines[leader.id].commands[-1][0]
     assert leader.status().snapshot == info.index
     state, data = await leader.snapshot_bytes()

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from consensus.datadir import DataDir, _write_identity, read_identity
+from consensus.handshake import Disk, Refused
 from consensus.replica import RefusedToStart
 
 MEMBERS = ("a", "b", "c")
@@ -93,3 +94,20 @@ def test_a_refusal_leaves_the_lock_free(tmp_path):
         with pytest.raises(RefusedToStart, match="belongs to master"):
             DataDir(tmp_path / "d", "b", MEMBERS)
     DataDir(tmp_path / "d", "a", MEMBERS).close()
+
+
+def test_who_was_met_is_remembered_and_an_older_disk_of_it_refused(tmp_path):
+    """C13, FC27: also after a restart; a machine that was given up and comes back is not let in."""
+    used(tmp_path / "d")
+    first = DataDir(tmp_path / "d", "a", MEMBERS)
+    first.meet("b", Disk(0, 5))
+    first.meet("c", Disk(0, 6))
+    first.meet("b", Disk(9, 7))
+    first.close()
+    second = DataDir(tmp_path / "d", "a", MEMBERS)
+    assert second.identity.met == {"b": Disk(9, 7), "c": Disk(0, 6)}
+    for disk in (Disk(0, 5), Disk(9, 8)):
+        with pytest.raises(Refused, match="was replaced"):
+            second.meet("b", disk)
+    second.meet("b", Disk(9, 7))
+    second.close()

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from consensus.datadir import Identity
 from consensus.founding import Join, Stop, Wait, decide, identification
+from consensus.handshake import Disk
 
 MEMBERS = ("a", "b", "c")
 IDS = (f"new{number}" for number in itertools.count())
@@ -63,9 +64,9 @@ def test_who_was_there_at_the_founding_joins_late(known_by):
     decision = decide(
         empty("b"), answers(*(founded(one) for one in known_by)), replacing=False, new_id=next(IDS)
     )
-    assert decision == Join(
-        replace(empty("b"), cluster_id="X", founders={"a": 97, "b": 98, "c": 99}), voter=True
-    )
+    founders = {"a": 97, "b": 98, "c": 99}
+    met = {"a": Disk(0, 97), "c": Disk(0, 99)}
+    assert decision == Join(replace(empty("b"), cluster_id="X", founders=founders, met=met), voter=True)
 
 
 def test_a_lost_disk_stops_and_names_the_command():
@@ -81,6 +82,33 @@ def test_a_lost_disk_comes_back_as_a_non_voter_when_told_to():
     assert isinstance(decision, Join)
     assert not decision.voter
     assert decision.identity.cluster_id == "X"
+
+
+@pytest.mark.parametrize(
+    ("promise", "met", "born", "generation"),
+    [
+        ("the first replacement comes after the founder", {}, 0, 1),
+        ("a later one after the earlier", {"c": Disk(7, 5)}, 0, 8),
+        ("also after one that nobody who answers has met", {"c": Disk(7, 5)}, 1000, 1000),
+        ("a clock that went back does not matter", {"c": Disk(2000, 5)}, 1000, 2001),
+    ],
+)
+def test_a_replacement_is_newer_than_every_disk_before_it(promise, met, born, generation):
+    """C13, FC27."""
+    mine = replace(empty("c", nonce=1), born=born)
+    others = answers(replace(founded("a"), met=met), founded("b"))
+    decision = decide(mine, others, replacing=True, new_id=next(IDS))
+    assert isinstance(decision, Join)
+    assert decision.identity.generation == generation, promise
+    assert decision.identity.met == {"a": Disk(0, 97), "b": Disk(0, 98)}
+
+
+def test_a_founder_that_was_replaced_before_it_heard_the_id_stays_out():
+    """Its disk is among the founders', but another one has taken its place."""
+    others = answers(replace(founded("a"), met={"b": Disk(1, 55)}), founded("c"))
+    decision = decide(empty("b"), others, replacing=False, new_id=next(IDS))
+    assert isinstance(decision, Stop)
+    assert "--replace" in decision.reason
 
 
 def test_a_replacement_never_founds():

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from consensus.handshake import Hello, Refused, check, members_digest, read
+from consensus.handshake import Disk, Hello, Refused, check, is_newer, members_digest, read
 
 MEMBERS = ("a", "b", "c")
 MINE = Hello("a", 11, 1, "X", members_digest(MEMBERS))
-THEIRS = Hello("b", 22, 5, "X", members_digest(MEMBERS))
+THEIRS = Hello("b", 22, 5, "X", members_digest(MEMBERS), disk=Disk(3, 77))
 B = ("master", "b")
 
 
@@ -64,3 +64,25 @@ def test_the_set_of_members_counts_and_not_its_order():
     assert members_digest(["b", "a"]) == members_digest(["a", "b"])
     assert members_digest(["a", "b"]) != members_digest(["a", "b", "c"])
     assert members_digest(["ab", "c"]) != members_digest(["a", "bc"])
+
+
+@pytest.mark.parametrize(
+    ("promise", "met", "theirs", "newer"),
+    [
+        ("who was never met is remembered", None, Disk(0, 5), True),
+        ("the one we know is let in", Disk(3, 5), Disk(3, 5), False),
+        ("its replacement is remembered instead", Disk(3, 5), Disk(4, 1), True),
+    ],
+)
+def test_the_newest_disk_of_a_member_is_let_in(promise, met, theirs, newer):
+    assert is_newer("b", met, theirs) is newer, promise
+
+
+@pytest.mark.parametrize(
+    "theirs",
+    [Disk(2, 5), Disk(0, 9), Disk(3, 6)],  # the last: two replacements that did not know of each other
+)
+def test_a_disk_that_was_replaced_is_not(theirs):
+    """C2, C13, FC27: two disks under one id could give the vote of that id twice."""
+    with pytest.raises(Refused, match="was replaced"):
+        is_newer("b", Disk(3, 5), theirs)

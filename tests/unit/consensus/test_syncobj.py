@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from consensus.config import Limits
 from consensus.fence import LawBroken
 from consensus.node import Node
 from consensus.replica import CommitUnknown, ConsensusError, RefusedToStart, Unavailable
+from consensus.shelf import Shelf
 from tests.unit.consensus.rig import Cluster
 
 
@@ -157,6 +160,49 @@ async def test_stopping_answers_everyone_who_waits(cluster: Cluster) -> None:
         await asyncio.sleep(0.1)
         await cluster.stop(leader.id)
     assert all(isinstance(e, ConsensusError) for e in await asyncio.gather(*waiting, return_exceptions=True))
+
+
+async def test_a_snapshot_that_the_disk_does_not_take_keeps_nobody_waiting(cluster: Cluster) -> None:
+    await cluster.start()
+    leader = await cluster.leader()
+    await leader.propose(b"x", timeout_s=5)
+    stuck = threading.Event()
+    with mock.patch.object(Shelf, "write", side_effect=lambda *_: stuck.wait(30)):
+        with pytest.raises(Unavailable, match="no snapshot within"):
+            await leader.snapshot(timeout_s=0.2)
+        assert await leader.propose(b"y", timeout_s=5) == 2, "and the log goes on"
+        stuck.set()
+
+
+async def test_a_hand_over_ends_with_an_answer_when_the_replica_is_stopped(cluster: Cluster) -> None:
+    await cluster.start()
+    leader = await cluster.leader()
+    other = next(i for i in cluster.ids if i != leader.id)
+    cluster.hub.links[other].poll = lambda handler: None  # it is there, and deaf
+    await leader.propose(b"x", timeout_s=5)
+    waiting = asyncio.create_task(leader.transfer(other, timeout_s=60))
+    await asyncio.sleep(0.05)
+    await cluster.stop(leader.id)
+    async with asyncio.timeout(5):
+        assert isinstance((await asyncio.gather(waiting, return_exceptions=True))[0], Unavailable)
+
+
+async def test_an_entry_of_a_newer_release_ends_the_process_without_blaming_the_entry(
+    cluster: Cluster,
+) -> None:
+    """Issue 3 part 5: an older release never goes on past what it does not know."""
+    await cluster.start()
+    leader = await cluster.leader()
+
+    def refuse(index: int, command: bytes) -> None:
+        raise RefusedToStart("start the newer release again")
+
+    cluster.machines[leader.id].apply = refuse
+    with contextlib.suppress(ConsensusError, TimeoutError):
+        await leader.propose(b"new", timeout_s=1)
+    await until(lambda: cluster.fatal)
+    assert isinstance(cluster.fatal[0], RefusedToStart)
+    assert "--refuse-entry" not in str(cluster.fatal[0])
 
 
 async def test_a_member_that_was_away_comes_back_by_snapshot_while_load_goes_on(tmp_path: Path) -> None:

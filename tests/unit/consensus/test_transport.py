@@ -17,7 +17,7 @@ import pytest
 
 from consensus import outbound, transport
 from consensus.config import ReplicaConfig, Tls
-from consensus.handshake import Hello, members_digest
+from consensus.handshake import Disk, Hello, Refused, members_digest
 from consensus.replica import RefusedToStart
 from consensus.rpc import raft_pb2 as pb
 from consensus.transport import GrpcLink
@@ -41,7 +41,13 @@ def files(directory, name: str) -> Tls:
 class Member:
     """A link, and everything its handler was told."""
 
-    def __init__(self, directory, member: str, *, listen: str = "127.0.0.1:0") -> None:
+    def __init__(
+        self, directory, member: str, *, listen: str = "127.0.0.1:0", replaced: tuple[str, ...] = ()
+    ) -> None:
+        def meet(peer: str, disk: Disk) -> None:
+            if peer in replaced and disk.generation == 0:
+                raise Refused("this disk was replaced")
+
         self.config = ReplicaConfig(
             id=member,
             peers=dict.fromkeys(MEMBERS, "127.0.0.1:1"),
@@ -50,7 +56,7 @@ class Member:
             tls=files(directory, f"master-{member}") if directory else None,
         )
         self.link = GrpcLink(
-            self.config, lambda asked: pb.Identification(member=member, nonce=asked.nonce + 1)
+            self.config, lambda asked: pb.Identification(member=member, nonce=asked.nonce + 1), meet
         )
         self.heard: list[tuple[str, str, object]] = []
 
@@ -178,6 +184,18 @@ def test_who_is_not_this_member_of_this_cluster_is_refused(tls, certificate, int
         assert code is grpc.StatusCode.FAILED_PRECONDITION
         a.link.poll(a)
         assert a.heard == []
+
+
+def test_a_disk_that_was_replaced_is_linked_in_neither_direction(tls, caplog):
+    """C13, FC27: b's machine was given up and comes back: a lets it in no more, and sends it nothing."""
+    a, b = Member(tls, "a", replaced=("b",)), Member(tls, "b")
+    with linked(a, b):
+        until([a, b], lambda: sum("was replaced" in line for line in caplog.messages) >= 2)
+        assert {kind for kind, _, _ in a.heard} <= {"reset"}
+        assert not a.link.send("b", frame(1))
+        assert b.frames("a") == []
+    assert any("master a refuses our link" in line for line in caplog.messages), "b is told"
+    assert any("who answers as master b is not let in" in line for line in caplog.messages)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from google.protobuf.message import DecodeError
 
 from master.events import Event, Refused, TableRestored
 from master.task_table import TaskTable
+from master.versions import refuse_newer
 from mr.rpc import table_pb2 as pb
 
 
@@ -53,7 +54,7 @@ class Machine:
 
     def apply(self, index: int, command: bytes) -> AppliedEntry:
         """Applies one entry; one list of events per command. Bytes that are no entry change nothing, on every
-        replica alike.
+        replica alike. Raises TooNew at the entry from which on only a newer release knows what to do.
         """
         try:
             entry = pb.Entry.FromString(command)
@@ -61,6 +62,7 @@ class Machine:
             unread = Refused(f"entry {index} is not readable by this release")
             return AppliedEntry(index, pb.Entry(), [[unread]])
         results = self.table.apply(index, entry)
+        refuse_newer(self.table.cluster_version)
         self.applied = index
         if entry.HasField("restore"):
             results.append([self._take_part(index, entry)])
@@ -83,9 +85,10 @@ class Machine:
         return serialise
 
     def restore(self, data: bytes) -> None:
-        """Replaces the state. Raises what `TaskTable.restore` raises."""
+        """Replaces the state. Raises what `TaskTable.restore` raises, and TooNew."""
         saved = pb.MasterSnapshot.FromString(data)
         self.table.restore(saved.table)
+        refuse_newer(self.table.cluster_version)
         self._parts, self._digest = list(saved.parts), saved.digest
         self.applied = self.table.index
         self._tell_restored()

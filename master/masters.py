@@ -13,8 +13,10 @@ from pathlib import Path
 import grpc
 
 from consensus.replica import Replica
+from master import versions
 from master.config import MasterConfig, Peer
 from master.peers import Peers
+from master.task_table import TaskTable
 from mr.rpc import cluster_pb2 as pb
 
 _PATIENCE_S = 1.0
@@ -26,8 +28,11 @@ _VOTING = frozenset({"leader", "follower", "candidate"})
 class Masters:
     """Rows of `mr masters`. `http` is where this master's pages are, or empty."""
 
-    def __init__(self, config: MasterConfig, replica: Replica, peers: Peers, version: str) -> None:
+    def __init__(
+        self, config: MasterConfig, replica: Replica, peers: Peers, table: TaskTable, version: str
+    ) -> None:
         self._config = config
+        self._table = table
         self._replica = replica
         self._peers = peers
         self._version = version
@@ -56,6 +61,8 @@ class Masters:
             log_entries=status.log_entries,
             snapshot_index=status.snapshot,
             memory_bytes=resident_bytes(),
+            knows=versions.KNOWN,
+            cluster_version=self._table.cluster_version,
         )
 
     async def all(self) -> pb.MasterList:
@@ -68,6 +75,11 @@ class Masters:
             if row.role in _UP:
                 row.lag = max(0, commit - row.applied)
         return pb.MasterList(masters=rows, note=standing(rows))
+
+    async def known(self) -> list[int | None]:
+        """Which version of the commands each other master knows; None for one that does not answer."""
+        rows = await asyncio.gather(*(self._ask(peer) for peer in self._config.others))
+        return [row.knows if row.role in _UP else None for row in rows]
 
     async def announced(self, heir: str) -> None:
         """Returns when `heir` says that it leads, or after a while: then the list tells what is."""

@@ -39,6 +39,7 @@ from master.service import ClusterService
 from master.streams import Links, SessionService, redirect
 from master.task_logs import TaskLogs
 from master.task_table import TaskTable
+from master.upgrading import Upgrading
 from master.watch import Watch
 from master.web import Web
 from mr import tls
@@ -98,7 +99,7 @@ class Master:
             decided=self.metrics.decision_seconds.observe,
         )
         self.watch = Watch(self.table, lambda: self.driver.leader, limit=config.watchers)
-        self.masters = Masters(config, self.replica, self.peers, VERSION)
+        self.masters = Masters(config, self.replica, self.peers, self.table, VERSION)
         self.logs = TaskLogs(self.table, self.driver, lambda address: self._connect(address, "worker"))
         self.plans = Plans(self.table, self.copies.read_all)
         self.cluster = ClusterService(
@@ -114,6 +115,13 @@ class Master:
             saving=Saving(
                 self.replica, self.machine, self.driver, self.store, self.copies, config.data_dir, VERSION
             ),
+        )
+        self.upgrading = Upgrading(
+            self.table,
+            self.driver,
+            self.replica,
+            self.masters.known,
+            propose_timeout_s=config.commit_timeout_s,
         )
         self.web = Web(self)
         self.grpc_port = 0
@@ -146,6 +154,7 @@ class Master:
         self._tasks = [
             asyncio.create_task(self.driver.tick_forever()),
             asyncio.create_task(self.copies.tend()),
+            asyncio.create_task(self.upgrading.tend()),
             asyncio.create_task(self._tell_health()),
         ]
         await self._health.set("", health_pb2.HealthCheckResponse.SERVING)

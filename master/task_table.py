@@ -15,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import assert_never
 
-from master import attempt_commands, job_commands, table_snapshot, worker_commands
+from master import attempt_commands, job_commands, table_snapshot, versions, worker_commands
 from master.event_log import event_to_proto
 from master.events import (
     ClusterVersionSet,
@@ -84,11 +84,19 @@ class TaskTable:
 
     def adopt(self, index: int, data: bytes) -> None:
         """Becomes a table saved by another cluster, inside this one's log: its jobs and workers, our index, term,
-        leader and clock. Histories keep their order; their indexes meant another log. Raises as `restore` does.
+        leader, clock and version. Histories keep their order; their indexes meant another log. Raises as `restore`
+        does, and for a table that was saved at a version that this cluster has not agreed on.
         """
-        ours = (self.term, self.leader, self.term_clock_ms)
-        self.restore(data)
-        self.term, self.leader, self.term_clock_ms = ours
+        fresh = TaskTable()
+        fresh.restore(data)
+        if fresh.cluster_version > max(1, self.cluster_version):
+            raise ValueError(
+                f"it was saved at version {fresh.cluster_version} of the commands; this cluster is at"
+                f" {self.cluster_version}"
+            )
+        fresh.term, fresh.leader, fresh.term_clock_ms = self.term, self.leader, self.term_clock_ms
+        fresh.cluster_version = self.cluster_version
+        self.__dict__.update(fresh.__dict__)
         self.index = index
         for job in self.jobs.values():
             for position, kept in enumerate(job.events()):
@@ -127,6 +135,10 @@ class TaskTable:
 
     def _apply_one(self, command: table_pb2.Command) -> list[Event]:
         kind = command.WhichOneof("kind")
+        if kind is not None and versions.SINCE.get(kind, 0) > self.cluster_version:
+            return [
+                Refused(f"{kind} is of a later version than the cluster's {self.cluster_version}", "VERSION")
+            ]
         match kind:
             case "take_office":
                 return self._take_office(command.take_office)

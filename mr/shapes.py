@@ -89,6 +89,8 @@ def master(one: pb.MasterInfo) -> dict[str, Any]:
         "lag": one.lag,
         "disk_ms": round(one.disk_ms, 3),
         "version": one.version,
+        "knows": one.knows,
+        "cluster_version": one.cluster_version,
         "up_s": one.up_ms / 1000,
         "cluster_id": one.cluster_id,
         "http": one.http or None,

@@ -62,4 +62,5 @@ _COLUMNS = [
     Column("RAFT", lambda m: m.raft_address, wide=True),
     Column("HTTP", lambda m: m.http, wide=True),
     Column("CLUSTER", lambda m: m.cluster_id, wide=True),
+    Column("COMMANDS", lambda m: _known(m, f"{m.cluster_version}/{m.knows}"), wide=True, right=True),
 ]

@@ -1116,6 +1116,8 @@ class MasterInfo(_message.Message):
     LOG_ENTRIES_FIELD_NUMBER: _builtins.int
     SNAPSHOT_INDEX_FIELD_NUMBER: _builtins.int
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    KNOWS_FIELD_NUMBER: _builtins.int
+    CLUSTER_VERSION_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     address: _builtins.str
     role: _builtins.str
@@ -1133,6 +1135,10 @@ class MasterInfo(_message.Message):
     log_entries: _builtins.int
     snapshot_index: _builtins.int
     memory_bytes: _builtins.int
+    knows: _builtins.int
+    """the newest version of the log's commands that its release applies"""
+    cluster_version: _builtins.int
+    """the version that its table stands at"""
     def __init__(
         self,
         *,
@@ -1153,10 +1159,12 @@ class MasterInfo(_message.Message):
         log_entries: _builtins.int = ...,
         snapshot_index: _builtins.int = ...,
         memory_bytes: _builtins.int = ...,
+        knows: _builtins.int = ...,
+        cluster_version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "applied", b"applied", "cluster_id", b"cluster_id", "commit", b"commit", "disk_ms", b"disk_ms", "http", b"http", "id", b"id", "lag", b"lag", "log_entries", b"log_entries", "memory_bytes", b"memory_bytes", "note", b"note", "raft_address", b"raft_address", "role", b"role", "snapshot_index", b"snapshot_index", "term", b"term", "up_ms", b"up_ms", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "applied", b"applied", "cluster_id", b"cluster_id", "cluster_version", b"cluster_version", "commit", b"commit", "disk_ms", b"disk_ms", "http", b"http", "id", b"id", "knows", b"knows", "lag", b"lag", "log_entries", b"log_entries", "memory_bytes", b"memory_bytes", "note", b"note", "raft_address", b"raft_address", "role", b"role", "snapshot_index", b"snapshot_index", "term", b"term", "up_ms", b"up_ms", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from jepsen_like import (
     faults_clock,
     faults_disk,
+    faults_load,
     faults_net,
     faults_partition,
     faults_pause,
@@ -23,6 +24,7 @@ _PARTS = (
     faults_partition,
     faults_net,
     faults_rpc,
+    faults_load,
     faults_disk,
     faults_state,
     faults_clock,

@@ -21,7 +21,7 @@ from mr.guardian import kill_tree, remove, started
 
 ENVIRONMENT = "MR_CHAOS"  # = prefix of the harness, in every process that it starts
 NODE = "MR_CHAOS_NODE"  # = id of the node
-_KINDS = ("netns", "link", "mount", "folder")
+_KINDS = ("netns", "link", "mount", "folder", "cgroup")
 
 
 def folder() -> Path:
@@ -47,7 +47,7 @@ class Marker:
         self._janitor = self._start_janitor()
 
     def add(self, kind: str, name: str | Path) -> None:
-        """`name` is about to be made: a "netns", "link", "mount" or "folder"."""
+        """`name` is about to be made: a "netns", "link", "mount", "folder" or "cgroup"."""
         assert kind in _KINDS, kind
         self._write({kind: str(name)})
 
@@ -127,6 +127,8 @@ def _remove(kind: str, name: str) -> bool:
         if there:
             remove(Path(name))
         return there
+    if kind == "cgroup":
+        return _remove_group(Path(name))
     if kind == "mount":
         if not _mounted(name):
             return False
@@ -148,6 +150,19 @@ def _remove(kind: str, name: str) -> bool:
                 pass
         return _quiet("ip", "netns", "del", name)
     return Path("/sys/class/net", name).exists() and _quiet("ip", "link", "del", name)
+
+
+def _remove_group(folder: Path) -> bool:
+    """Its processes have been killed, and may take a moment to go."""
+    there = folder.exists()
+    for _ in range(50):
+        try:
+            folder.rmdir()
+        except FileNotFoundError:
+            break
+        except OSError:
+            time.sleep(0.1)
+    return there
 
 
 def _mounted(path: str) -> bool:

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from jepsen_like import leftovers, net, shim
+from jepsen_like import cpu, leftovers, net, shim
 from jepsen_like.control import Control
 from jepsen_like.leftovers import ENVIRONMENT, NODE, Marker
 from jepsen_like.links import DATA, GRPC, RAFT, Links, NetLinks, ProxyLinks, ports
@@ -292,6 +292,7 @@ class Place(Ground):
         no_root = "" if os.geteuid() == 0 else "not root"
         self.abilities["netns"] = "" if self.kind == "netns" else net.possible() or "behind proxies"
         self.abilities["tmpfs"] = no_root
+        self.abilities["cpu"] = cpu.possible()
         compiler = "" if shutil.which("gcc") else "no gcc here"
         self.abilities["shim"] = compiler
         if not compiler:

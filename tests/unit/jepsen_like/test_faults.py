@@ -40,7 +40,7 @@ def test_every_fault_says_what_a_schedule_and_a_report_need(fault):
     assert fault.__doc__
     assert 0 < fault.hurt_s[0] <= fault.hurt_s[1]
     assert fault.cites, "ids of the fault catalogue"
-    assert set(fault.needs) <= {"netns", "tmpfs", "shim", "lossy"}
+    assert set(fault.needs) <= {"netns", "tmpfs", "shim", "lossy", "cpu"}
     fault()
 
 

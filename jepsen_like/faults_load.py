@@ -111,13 +111,14 @@ class FarBehind(Fault):
 
 
 class Starved(Fault):
-    """A worker with all its tasks gets a twentieth of a processor: a straggler (FT19)."""
+    """A worker with all its tasks gets a few hundredths of a processor: a straggler (FT19)."""
 
     name = "worker-starved"
     group: ClassVar[str] = "cpu"
     hurt_s = (3.0, 10.0)
     needs = ("cpu",)
     cites = ("FT19",)
+    shares: ClassVar[tuple[float, ...]] = (0.03, 0.05, 0.1)
 
     def __init__(self) -> None:
         self._share: Share | None = None
@@ -128,7 +129,7 @@ class Starved(Fault):
         id = worker_of(place, rng)
         if not place.server(id).alive:
             raise Missed(f"{id} is down")
-        share, count = rng.choice([0.05, 0.1, 0.2]), 0
+        share = rng.choice(self.shares)
         self._share = Share(place.marker, id)
         count = self._share.take(place.server(id).pid, share)
         return {"node": id, "share": share, "processes": count}

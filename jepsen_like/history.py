@@ -26,6 +26,9 @@ from pathlib import Path
 from typing import IO, Any
 
 KINDS = ("invoke", "ok", "fail", "info", "hurt", "heal", "proof", "note")
+ENDS = frozenset({"ok", "fail", "info"})
+OTHER_NAMES = {"type": "kind", "f": "op", "time": "t"}
+FIELDS: dict[str, tuple[type, ...]] = {"t": (int, float), "process": (str, int), "kind": (str,), "op": (str,)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,15 +86,57 @@ def read(path: Path) -> list[Event]:
 
 
 def parse(lines: Iterable[str]) -> Iterator[Event]:
-    """Lines to events. Unknown fields are ignored, so that newer histories can be read; missing ones are errors."""
+    """Lines to events. Unknown fields are ignored, so that newer histories can be read. Histories of others are read
+    too: `type`, `f` and `time` are kind, op and t; without `id` an end belongs to the open call of its process.
+    Raises ValueError with the number of the line that is no event, or ends a call that nobody made."""
+    open_calls: dict[str, int] = {}  # of histories without ids
+    ended: dict[int, bool] = {}  # call -> whether it has an end
     for number, line in enumerate(lines, 1):
         try:
             fields = json.loads(line)
-            event = Event(
-                **{name: fields[name] for name in ("t", "process", "kind", "op", "value", "node", "id")}
-            )
-        except (json.JSONDecodeError, KeyError, TypeError) as broken:
-            raise ValueError(f"line {number} is no event of a history: {broken!r}") from broken
-        if event.kind not in KINDS:
-            raise ValueError(f"line {number}: kind {event.kind!r} is none of {', '.join(KINDS)}")
+        except json.JSONDecodeError as broken:
+            raise ValueError(f"line {number} is no JSON, or cut short: {broken}") from None
+        event = _event(fields, number, open_calls)
+        if event.kind == "invoke":
+            if event.id in ended:
+                raise ValueError(f"line {number}: call {event.id} is made a second time")
+            ended[event.id] = False
+        elif event.kind in ENDS:
+            if ended.get(event.id, True):
+                what = "ends a second time" if event.id in ended else "ends, but was never made"
+                raise ValueError(f"line {number}: call {event.id} of {event.process} {what}")
+            ended[event.id] = True
         yield event
+
+
+def _event(fields: Any, number: int, open_calls: dict[str, int]) -> Event:
+    if not isinstance(fields, dict):
+        raise ValueError(f"line {number} is no event but {type(fields).__name__}")
+    own = {**{new: fields[old] for old, new in OTHER_NAMES.items() if old in fields}, **fields}
+    for name, types in FIELDS.items():
+        if name not in own:
+            raise ValueError(f"line {number} has no {name!r}")
+        if not isinstance(own[name], types) or isinstance(own[name], bool):
+            raise ValueError(f"line {number}: {name} is {own[name]!r}")
+    kind, process = str(own["kind"]), str(own["process"])
+    if kind not in KINDS:
+        raise ValueError(f"line {number}: kind {kind!r} is none of {', '.join(KINDS)}")
+    id = own.get("id")
+    if id is None:
+        id = number if kind == "invoke" else open_calls.pop(process, -number) if kind in ENDS else 0
+        if kind == "invoke":
+            if process in open_calls:
+                raise ValueError(f"line {number}: {process} calls again before its last call has ended")
+            open_calls[process] = number
+    if not isinstance(id, int):
+        raise ValueError(f"line {number}: id is {id!r}")
+    node = own.get("node") or ""
+    return Event(
+        t=own["t"],
+        process=process,
+        kind=kind,
+        op=str(own["op"]),
+        value=own.get("value"),
+        node=str(node),
+        id=id,
+    )

@@ -106,19 +106,30 @@ def verify(session: Session, what: Path) -> int:
         events = history.read(file)
         kept = file.with_name("evidence.json")
         found = evidence.load(kept) if kept.is_file() and what.is_dir() else None
-    except (ValueError, UnicodeDecodeError) as error:
-        raise Usage(f"{file}: {error}") from None
+    except UnicodeDecodeError as error:
+        raise Usage(f"{file} is no text: {error}", next="a history is JSON lines") from None
+    except ValueError as error:
+        raise Usage(f"{file}: {error}", next="jepsen_like/history.py says what a line holds") from None
+    except OSError as error:
+        raise Usage(f"cannot read {file}: {error.strerror}") from None
     verdicts = checkers.judge(events, found)
     config = read_config(what) if found else RunConfig(seed=0)
     if found is None:
+        if what.is_dir():
+            session.note(f"{what} has no evidence.json: judged by what clients were told alone")
+        outcome = checkers.overall(verdicts)
+        print(f"{outcome.upper()}  {len(events)} events of {file.name}")
         for verdict in verdicts:
             print(
                 f"{verdict.outcome:8} {verdict.checker:28} {_counts(verdict.counted)}  {verdict.reason}".rstrip()
             )
             for line in verdict.excerpt:
                 print(f"         {line}")
-        return EXIT[checkers.overall(verdicts)]
-    result = conclude(what.absolute(), config, events, found, verdicts, 0.0)
+        return EXIT[outcome]
+    try:
+        result = conclude(what.absolute(), config, events, found, verdicts, 0.0)
+    except OSError as error:
+        raise Error(f"cannot write the report into {what}: {error.strerror}") from None
     session.note("")
     print(result.text)
     return EXIT[result.outcome]
@@ -148,7 +159,12 @@ def _verify_output(out: Path) -> int:
 
     from jepsen_like.collect import hashed
 
-    listed = {row["name"]: row for row in json.loads((out / "_SUCCESS").read_bytes())["files"]}
+    try:
+        rows = json.loads((out / "_SUCCESS").read_bytes())["files"]
+        listed = {row["name"]: {what: row[what] for what in ("bytes", "sha256")} for row in rows}
+    except (ValueError, KeyError, TypeError) as error:
+        print(f"INVALID  the manifest of {out} is none: {error!r}")
+        return 10
     there = {name: row for name, row in hashed(out).items() if name != "_SUCCESS"}
     wrong = [f"missing   {name}" for name in sorted(listed.keys() - there.keys())]
     wrong += [f"unlisted  {name}" for name in sorted(there.keys() - listed.keys())]

@@ -6,11 +6,11 @@ no operation: an answer that shows a later state moves the model there, and no a
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterable
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from typing import Any
 
 from jepsen_like.history import Event
-from jepsen_like.linearizability import Operation
+from jepsen_like.operation import Operation, frozen
 
 RANK = {"absent": 0, "QUEUED": 1, "RUNNING": 2, "PUBLISHING": 3, "SUCCEEDED": 4, "FAILED": 4, "CANCELLED": 4}
 
@@ -34,6 +34,21 @@ class JobModel:
             case "cancel":
                 return self._cancel(state, answer["state"] if known else None)
         raise ValueError(f"a job knows no {operation.action!r}")
+
+    def idle(self, operation: Operation) -> bool:
+        """See operation.Model: a job never goes back, so what changes nothing now never will."""
+        return operation.returned is not None
+
+    def simplified(self, operations: Sequence[Operation]) -> Sequence[Operation]:
+        """See operation.Model: jobs have few words already."""
+        return operations
+
+    def impossible(self, _operations: Sequence[Operation]) -> int:
+        """See operation.Model."""
+        return -1
+
+    def anywhere(self) -> None:
+        """See operation.Model: a job is watched from its beginning."""
 
     def _cancel(self, state: str, answer: str | None) -> str | None:
         if answer is None:
@@ -60,18 +75,60 @@ REGISTER_OPS = frozenset({"read", "write", "cas"})
 
 
 def operations(events: Iterable[Event]) -> list[Operation]:
-    """The calls of a history that speak of jobs; `value["job"]` is which, the answer is what `JobModel` says."""
-    return _operations(events, JOB_OPS, "job")
+    """The calls of a history that speak of jobs; `value["job"]` is which, the answer is what `JobModel` says.
+    Raises ValueError for a call that names no job, or an answer that says nothing of one."""
+    found = _operations(events, JOB_OPS)
+    made = []
+    for call, result, returned in found:
+        job = call.value.get("job") if isinstance(call.value, dict) else None
+        if not isinstance(job, str):
+            raise ValueError(f"{_where(call)}: its value names no job")
+        wanted = "existed" if call.op == "submit" else "state"
+        if returned is not None and not (isinstance(result, dict) and wanted in result):
+            raise ValueError(f"{_where(call)}: its answer {result!r} has no {wanted!r}")
+        made.append(_operation(call, job, None, result, returned))
+    return made
 
 
 def register_operations(events: Iterable[Event]) -> list[Operation]:
-    """The calls of a history on registers, for histories of other systems: `value` is {"key", "value"}; a read is
-    answered by what it saw, a cas has [old, new] for its value and is answered by true or false."""
-    return _operations(events, REGISTER_OPS, "key")
+    """The calls of a history on registers, for histories of other systems: `value` is {"key", "value"}, or the value
+    alone where there is one register; a read is answered by what it saw, a cas has [old, new] for its value and is
+    answered by true or false. An answer may repeat what was asked. Raises ValueError."""
+    made = []
+    for call, answer, returned in _operations(events, REGISTER_OPS):
+        keyed = isinstance(call.value, dict) and "key" in call.value
+        key, value = (call.value["key"], call.value.get("value")) if keyed else ("", call.value)
+        repeated = keyed and isinstance(answer, dict) and answer.get("key") == key and "value" in answer
+        result = answer["value"] if repeated else answer
+        if call.op == "cas":
+            if not isinstance(value, list) or len(value) != 2:
+                raise ValueError(f"{_where(call)}: a cas has [old, new] for its value, not {value!r}")
+            if result == value:
+                result = True
+            if returned is not None and not isinstance(result, bool):
+                raise ValueError(f"{_where(call)}: a cas is answered by true or false, not {result!r}")
+        made.append(_operation(call, frozen(key), value, result, returned))
+    return made
 
 
-def _operations(events: Iterable[Event], ops: Collection[str], key: str) -> list[Operation]:
-    """A `fail`ed call did not happen; one without an end may have."""
+def _where(call: Event) -> str:
+    return f"{call.op} of {call.process} at {call.t}"
+
+
+def _operation(call: Event, key: Hashable, value: Any, result: Any, returned: float | None) -> Operation:
+    return Operation(
+        process=call.process,
+        key=key,
+        action=call.op,
+        value=value,
+        result=result,
+        invoked=call.t,
+        returned=returned,
+    )
+
+
+def _operations(events: Iterable[Event], ops: Collection[str]) -> list[tuple[Event, Any, float | None]]:
+    """Call, answer, and when it came. A `fail`ed call did not happen; one without an end may have."""
     calls: dict[int, Event] = {}
     ends: dict[int, Event] = {}
     for event in events:
@@ -80,23 +137,15 @@ def _operations(events: Iterable[Event], ops: Collection[str], key: str) -> list
                 calls[event.id] = event
             elif event.kind in {"ok", "fail", "info"}:
                 ends[event.id] = event
-    found = []
+    found: list[tuple[Event, Any, float | None]] = []
     for number, call in calls.items():
         end = ends.get(number)
         if end is not None and end.kind == "fail":
             continue
-        ok = end is not None and end.kind == "ok"
-        if not ok and call.op in {"status", "wait", "read"}:
-            continue  # a read without an answer says nothing
-        found.append(
-            Operation(
-                process=call.process,
-                key=call.value[key],
-                action=call.op,
-                value=call.value.get("value"),
-                result=end.value if ok and end is not None else None,
-                invoked=call.t,
-                returned=end.t if ok and end is not None else None,
-            )
-        )
+        if end is not None and end.kind == "ok":
+            if end.t < call.t:
+                raise ValueError(f"{_where(call)}: its answer came before it, at {end.t}")
+            found.append((call, end.value, end.t))
+        elif call.op not in {"status", "wait", "read"}:  # a read without an answer says nothing
+            found.append((call, None, None))
     return found

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
+from random import Random
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jepsen_like.linearizability import Operation, Register, check
+from jepsen_like.linearizability import Operation, Register, _Windows, check, linearize
 from jepsen_like.verdict import Outcome
 
 
@@ -80,44 +80,52 @@ def test_one_bad_key_among_good_ones_is_found() -> None:
 
 
 def test_a_search_beyond_its_budget_says_unknown() -> None:
-    crowd = [w(n, 0, 100, f"p{n}") for n in range(12)] + [r(99, 101, 102)]
-    assert check(crowd, Register(), budget=1_000).outcome is Outcome.UNKNOWN
+    crowd = [w(n, 0, 100, f"p{n}") for n in range(12)]
+    crowd += [r(n, 101 + n, 101 + n) for n in (3, 4, 3)]
+    assert linearize(crowd, Register(), 1_000)[0] is Outcome.UNKNOWN
+    assert check(crowd, Register(), 1_000).outcome is Outcome.INVALID, "but a part of it refutes it"
 
 
 def brute(history: list[Operation]) -> bool:
-    """Every order of every subset that holds all answered operations and respects real time."""
-    must = [o for o in history if o.returned is not None]
-    may = [o for o in history if o.returned is None]
-    for size in range(len(may) + 1):
-        for extra in itertools.combinations(may, size):
-            for order in itertools.permutations([*must, *extra]):
-                if explains(order):
-                    return True
-    return False
+    """Whether any order of all answered and some unanswered operations explains every answer: tried one by one."""
+
+    def go_on(left: list[Operation], value: Any) -> bool:
+        if all(o.returned is None for o in left):
+            return True
+        first = min(o.returned for o in left if o.returned is not None)
+        for o in left:
+            rest = [other for other in left if other is not o]
+            if o.invoked <= first and any(go_on(rest, after) for after in outcomes(o, value)):
+                return True
+        return False
+
+    return go_on(history, None)
 
 
-def explains(order: tuple[Operation, ...]) -> bool:
-    value = None
-    for place, o in enumerate(order):
-        if any(later.returned is not None and later.returned < o.invoked for later in order[place + 1 :]):
-            return False
-        if o.action == "write":
-            value = o.value
-        elif o.returned is not None and o.result != value:
-            return False
-    return True
+def outcomes(o: Operation, value: Any) -> list[Any]:
+    """The value afterwards, if the answer is possible."""
+    if o.action == "write":
+        return [o.value]
+    if o.action == "read":
+        return [value] if o.returned is None or o.result == value else []
+    hit = value == o.value[0]
+    return [o.value[1] if hit else value] if o.returned is None or o.result == hit else []
 
 
 @st.composite
-def histories(draw: st.DrawFn) -> list[Operation]:
+def histories(draw: st.DrawFn, most: int = 7) -> list[Operation]:
     made = []
-    for n in range(draw(st.integers(1, 5))):
-        start = draw(st.integers(0, 8))
-        end = draw(st.one_of(st.none(), st.integers(1, 6).map(lambda d, s=start: s + d)))
-        if draw(st.booleans()):
-            made.append(w(draw(st.integers(1, 2)), start, end, f"p{n}"))
-        else:
-            made.append(r(draw(st.sampled_from([None, 1, 2])), start, end, f"p{n}"))
+    for n in range(draw(st.integers(1, most))):
+        start = draw(st.integers(0, 10))
+        end = draw(st.one_of(st.none(), st.integers(0, 7).map(lambda d, s=start: s + d)))
+        match draw(st.sampled_from(["write", "read", "cas"])):
+            case "write":
+                made.append(w(draw(st.integers(1, 3)), start, end, f"p{n}"))
+            case "read":
+                made.append(r(draw(st.sampled_from([None, 1, 2, 3])), start, end, f"p{n}"))
+            case _:
+                pair = (draw(st.sampled_from([None, 1, 2])), draw(st.integers(1, 3)))
+                made.append(op(f"p{n}", "cas", pair, draw(st.booleans()), start, end))
     return made
 
 
@@ -125,3 +133,91 @@ def histories(draw: st.DrawFn) -> list[Operation]:
 @given(histories())
 def test_it_agrees_with_brute_force(history: list[Operation]) -> None:
     assert (check(history, Register()).outcome is Outcome.VALID) == brute(history)
+
+
+@settings(max_examples=200, deadline=None)
+@given(histories(most=9), st.integers(1, 4))
+def test_a_part_refutes_only_what_is_wrong(history: list[Operation], width: int) -> None:
+    """What a window of a history refutes, from any state before it, the whole refutes."""
+    windows = _Windows(history)
+    for start in range(len(windows.answered)):
+        if linearize(windows.at(start, width), Register().anywhere(), lax=True)[0] is Outcome.INVALID:
+            assert not brute(history)
+
+
+def recorded(seed: int, count: int, clients: int, keys: int, lost: float) -> list[Operation]:
+    """A history as a correct register would have answered it: each operation takes effect inside its interval."""
+    rng = Random(seed)
+    free = [0.0] * clients
+    asked = []
+    for _ in range(count):
+        who = min(range(clients), key=free.__getitem__)
+        begin = free[who] + rng.random()
+        at = begin + 3 * rng.random()
+        free[who] = at + 3 * rng.random()
+        asked.append((at, begin, free[who], who, rng.randrange(keys), rng.choice(["read", "write", "cas"])))
+    values: dict[int, Any] = {}
+    made = []
+    for _, begin, end, who, key, action in sorted(asked):
+        value: Any = {"read": None, "write": rng.randrange(5), "cas": (rng.randrange(5), rng.randrange(5))}[
+            action
+        ]
+        answered = rng.random() >= lost
+        result: Any = None
+        if answered or rng.random() < 0.5:
+            before = values.get(key)
+            result = before if action == "read" else before == value[0] if action == "cas" else None
+            if action == "write" or (action == "cas" and result):
+                values[key] = value if action == "write" else value[1]
+        made.append(
+            Operation(
+                process=str(who),
+                key=key,
+                action=action,
+                value=value,
+                result=result if answered else None,
+                invoked=begin,
+                returned=end if answered else None,
+            )
+        )
+    return made
+
+
+LONG = [(5, 100, 0.0), (10, 50, 0.1), (5, 1, 0.0), (5, 1, 0.05), (20, 20, 0.02)]
+
+
+@pytest.mark.parametrize(("clients", "keys", "lost"), LONG)
+def test_ten_thousand_operations_are_judged(clients: int, keys: int, lost: float) -> None:
+    """C11: many keys or one, with clients that crash: a verdict, not a hang."""
+    history = recorded(7, 10_000, clients, keys, lost)
+    assert check(history, Register()).outcome is Outcome.VALID
+
+
+@pytest.mark.parametrize(("clients", "keys", "lost"), LONG)
+def test_one_wrong_answer_in_ten_thousand_is_found(clients: int, keys: int, lost: float) -> None:
+    """A write that was acknowledged is gone afterwards; nobody else wrote its value."""
+    history = recorded(7, 9_990, clients, keys, lost)
+    end = max(o.returned or o.invoked for o in history) + 1
+    for n, (action, value, result) in enumerate(
+        [("write", 77, None), ("write", 78, None), ("read", None, 77), ("read", None, 78)]
+    ):
+        times = {"invoked": end + 2 * n, "returned": end + 2 * n + 1}
+        history.append(Operation(process="late", key=0, action=action, value=value, result=result, **times))
+    verdict = check(history, Register())
+    assert verdict.outcome is Outcome.INVALID
+    assert "77" in " ".join(verdict.excerpt)
+
+
+@pytest.mark.parametrize("crashed", [0, 1, 40])
+def test_writers_that_crashed_do_not_make_the_search_explode(crashed: int) -> None:
+    crowd = [w(n, 0, None, f"p{n}") for n in range(crashed)]
+    good = [w(100 + n, 2 * n, 2 * n + 1) for n in range(50)] + [r(149, 200, 201)]
+    assert check([*crowd, *good], Register()).outcome is Outcome.VALID
+    assert check([*crowd, *good, r(148, 202, 203)], Register()).outcome is Outcome.INVALID
+
+
+def test_a_value_out_of_nowhere_is_named_at_once() -> None:
+    crowd = [w(n, 0, 1000, f"p{n}") for n in range(60)]
+    verdict = check([*crowd, r(99, 1, 999)], Register())
+    assert verdict.outcome is Outcome.INVALID
+    assert "99" in verdict.excerpt[-1]

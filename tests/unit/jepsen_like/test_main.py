@@ -43,11 +43,98 @@ def test_a_history_without_operations_proves_nothing(tmp_path: Path) -> None:
     assert verify(tmp_path / "h.jsonl").return_value == 1
 
 
-@pytest.mark.parametrize("text", ["{", '{"t": 1}', "\x00"])
-def test_what_is_no_history_is_said_not_judged(tmp_path: Path, text: str) -> None:
+GOOD = lines(("submit", "ok", {"existed": False}))
+CALL, END = GOOD.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "line 1 is no JSON, or cut short"),
+        (GOOD + CALL[: len(CALL) // 2], "line 3 is no JSON, or cut short"),
+        ("[1]", "line 1 is no event but list"),
+        ('{"t": 1}', "line 1 has no 'process'"),
+        (CALL.replace('"invoke"', '"invoked"'), "kind 'invoked' is none of"),
+        (CALL.replace('"t": 0', '"t": "noon"'), "t is 'noon'"),
+        (END, "ends, but was never made"),
+        (GOOD + END, "ends a second time"),
+        (CALL + "\n" + CALL, "is made a second time"),
+        ("\x00\xff", "is no JSON"),
+    ],
+)
+def test_what_is_no_history_is_said_not_judged(tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "h.jsonl").write_text(text)
-    with pytest.raises(Usage):
-        raise verify(tmp_path / "h.jsonl").exception or AssertionError("it was judged")
+    error = verify(tmp_path / "h.jsonl").exception
+    assert isinstance(error, Usage)
+    assert words in str(error)
+    assert error.exit_code == 2
+
+
+def test_bytes_that_are_no_text_are_no_history(tmp_path: Path) -> None:
+    (tmp_path / "h.jsonl").write_bytes(b"\xff\xfe\x00")
+    assert isinstance(verify(tmp_path / "h.jsonl").exception, Usage)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (("submit", "ok", {"job": "x"}), "has no 'existed'"),
+        (("status", "ok", None), "has no 'state'"),
+    ],
+)
+def test_an_answer_that_says_nothing_is_unknown(
+    tmp_path: Path, call: tuple[str, str, object], words: str
+) -> None:
+    (tmp_path / "h.jsonl").write_text(lines(call))
+    found = verify(tmp_path / "h.jsonl")
+    assert found.return_value == 1
+    assert words in found.output
+
+
+def other(*events: tuple[str, str, object, int]) -> str:
+    """As other systems write a history: no ids, other names, one register."""
+    rows = [
+        json.dumps({"type": kind, "f": f, "value": value, "process": process, "time": n})
+        for n, (kind, f, value, process) in enumerate(events)
+    ]
+    return "\n".join(rows) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("seen", "code"), [(3, 0), (1, 0), (2, 10), (None, 10)], ids=["cas", "before", "nowhere", "forgotten"]
+)
+def test_a_register_history_of_another_system_is_judged(tmp_path: Path, seen: object, code: int) -> None:
+    (tmp_path / "h.jsonl").write_text(
+        other(
+            ("invoke", "write", 1, 0),
+            ("ok", "write", 1, 0),
+            ("invoke", "cas", [1, 3], 1),
+            ("info", "cas", [1, 3], 1),
+            ("invoke", "read", None, 0),
+            ("ok", "read", seen, 0),
+        )
+    )
+    assert verify(tmp_path / "h.jsonl").return_value == code
+
+
+def test_a_folder_without_evidence_is_judged_by_its_history_and_says_so(tmp_path: Path) -> None:
+    (tmp_path / "history.jsonl").write_text(GOOD)
+    found = verify(tmp_path)
+    assert found.return_value == 0
+    assert "no evidence.json" in found.output
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"jobs": 1}'])
+def test_evidence_that_is_none_is_said(tmp_path: Path, text: str) -> None:
+    (tmp_path / "history.jsonl").write_text(GOOD)
+    (tmp_path / "evidence.json").write_text(text)
+    assert isinstance(verify(tmp_path).exception, Usage)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"files": [{"name": "a"}]}'])
+def test_a_marker_that_is_no_manifest_is_a_violation(tmp_path: Path, text: str) -> None:
+    (tmp_path / "_SUCCESS").write_text(text)
+    assert verify(tmp_path).return_value == 10
 
 
 def test_an_output_is_held_against_its_manifest(tmp_path: Path) -> None:

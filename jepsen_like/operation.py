@@ -1,0 +1,57 @@
+"""One call of one client, and the sequential object whose history it belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """One call of one client. Times are of one clock, in any unit; `returned` is None when the answer never came."""
+
+    process: str
+    key: Hashable
+    action: str
+    value: Any
+    result: Any
+    invoked: float
+    returned: float | None
+
+    def __str__(self) -> str:
+        until = "?" if self.returned is None else f"{self.returned:g}"
+        answer = "no answer" if self.returned is None else repr(self.result)
+        return f"[{self.invoked:g} .. {until}] {self.process}: {self.action}({self.value!r}) -> {answer}"
+
+
+class Model(Protocol):
+    """The sequential object. States are hashable."""
+
+    initial: Hashable
+
+    def step(self, state: Any, operation: Operation) -> Hashable | None:
+        """The state after `operation`, or None when its answer is impossible in `state`. The answer of an
+        operation that never returned is not looked at."""
+
+    def idle(self, operation: Operation) -> bool:
+        """Whether the answered `operation`, if it fits and changes nothing now, would change nothing later either."""
+
+    def simplified(self, operations: Sequence[Operation]) -> Sequence[Operation]:
+        """The same history in fewer different words, if that is possible: equally many operations, the same verdict."""
+
+    def impossible(self, operations: Sequence[Operation]) -> int:
+        """The number of an operation whose answer nothing in the whole history can explain; -1 when none is obvious."""
+
+    def anywhere(self) -> Model | None:
+        """The same object in a state that nobody knows, if that can be said: it allows at least as much."""
+
+
+def frozen(value: Any) -> Hashable:
+    """Any JSON as something that can be compared and remembered."""
+    if isinstance(value, list | tuple):
+        return tuple(frozen(one) for one in value)
+    if isinstance(value, dict):
+        return tuple(sorted((name, frozen(one)) for name, one in value.items()))
+    same: Hashable = value
+    return same

@@ -120,23 +120,30 @@ class Outbound:
             unwanted = ""
             try:
                 theirs = read(call.initial_metadata() or ())
-                self._meet(self._peer, theirs.disk)
+                if unwanted := self._objection(theirs):
+                    call.cancel()
+                    return
                 self._life = theirs.life
                 self._post("up", self._peer, theirs.life)
                 ended = threading.Event()
                 if call.add_callback(ended.set):
                     ended.wait()  # not by reading the answers, of which there are none: that wakes at every frame
-            except grpc.RpcError:
+            except (grpc.RpcError, Refused):
                 pass
-            except Refused as error:
-                unwanted = str(error)
-                call.cancel()
             finally:
                 waiting.close()
                 self._report(call, unwanted)
                 if self._life:
                     self._post("down", self._peer, self._life)
                     self._life = 0
+
+    def _objection(self, theirs: Hello) -> str:
+        """Why nothing is to be sent to that process; "" when it is the one we mean."""
+        try:
+            self._meet(self._peer, theirs.disk)
+        except Refused as error:
+            return str(error)
+        return ""
 
     def _report(self, call: Any, unwanted: str) -> None:
         """Says why the peer does not want us, or we not it; that it is not there is no news."""

@@ -11,6 +11,7 @@ import errno
 import importlib.metadata
 import logging
 import os
+import sys
 import time
 from collections.abc import Callable
 
@@ -209,7 +210,9 @@ class Master:
     def _disk_failed(self, error: OSError) -> None:
         """A master whose disk is full must not lead; started again, it waits until there is room."""
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        log.critical("this master ends: its disk %s", "is full" if full else f"fails: {error}")
+        reason = "the disk is full" if full else f"the disk failed: {error}"
+        log.critical("this master cannot go on: %s", reason)
+        print(f"mr-master: fatal: {reason}", file=sys.stderr, flush=True)  # also when the log goes elsewhere
         self.exit_status = EXIT_DISK_FULL if full else 1
         self._broken.set()
 

@@ -267,7 +267,8 @@ def test_frames_of_a_life_before_the_present_one_are_dropped(tls):
     with linked(a, b):
         until([a, b], lambda: a.up("b") and b.up("a"))
         ghost = stream(tls, a, "master-b", hello("b"), [frame(666).SerializeToString()])
-        assert ghost is grpc.StatusCode.OK
+        # it was let in, until it ended or the living one came back and retired it
+        assert ghost in (grpc.StatusCode.OK, grpc.StatusCode.CANCELLED)
         until([a, b], lambda: a.up("b") and b.up("a"))
         b.link.send("a", frame(5))
         until([a, b], lambda: b.link.send("a", frame(5)) and 5 in a.frames("b"))

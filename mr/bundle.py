@@ -14,6 +14,7 @@ import io
 import os
 import shutil
 import tempfile
+import threading
 import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ from mr.errors import Cause, TaskFailure, Usage
 
 MAX_BYTES = 256 << 20
 _EPOCH = (1980, 1, 1, 0, 0, 0)
+# Python 3.11 keeps the depth of the tree that it builds in one place for all threads: two that parse at once may
+# both be told "AST constructor recursion depth mismatch" (SystemError; CPython issue 106905).
+_parsing = threading.Lock()
 _IGNORED = {"__pycache__", ".git", ".venv", ".mypy_cache", ".ruff_cache", ".pytest_cache"}
 
 
@@ -120,8 +124,10 @@ def siblings(job_file: Path) -> Iterator[tuple[str, Path]]:
 
 def _imports(path: Path) -> set[str]:
     """The top-level modules that a file's import statements name; none if it does not parse."""
+    source = path.read_bytes()
     try:
-        tree = ast.parse(path.read_bytes())
+        with _parsing:
+            tree = ast.parse(source)
     except (SyntaxError, ValueError):
         return set()  # loading it will say so with the line
     names: set[str] = set()

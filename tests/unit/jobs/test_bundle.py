@@ -1,9 +1,12 @@
 """The code bundle: deterministic, complete for plain imports, and believed only by its digest (FD25, D7)."""
 
+import gc
 import hashlib
 import io
 import os
+import sys
 import zipfile
+from concurrent import futures
 from pathlib import Path
 
 import pytest
@@ -119,3 +122,29 @@ def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
     data = b"no archive"
     with pytest.raises(BundleError, match="can't be read"):
         bundle.unpack(data, hashlib.sha256(data).digest(), tmp_path / "root")
+
+
+def test_threads_that_submit_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
+    """Found by a storm, seed 447883945: SystemError, "AST constructor recursion depth mismatch", in a client's thread.
+
+    The parser loses count when another thread parses while it runs Python code, as collecting garbage may: here a
+    callback is called at nearly each of its steps."""
+    job = tmp_path / "job.py"
+    job.write_text(
+        "".join(f"def f{n}(x):\n    return [((a, b), {{c: x}}) for a, b, c in x]\n" for n in range(60))
+    )
+    threshold, interval = gc.get_threshold(), sys.getswitchinterval()
+
+    def slow(_phase: str, _info: dict[str, int]) -> None:
+        sum(range(50))
+
+    gc.set_threshold(50)
+    gc.callbacks.append(slow)
+    sys.setswitchinterval(1e-6)
+    try:
+        with futures.ThreadPoolExecutor(6) as pool:
+            list(pool.map(lambda _: list(bundle.siblings(job)), range(18)))
+    finally:
+        sys.setswitchinterval(interval)
+        gc.callbacks.remove(slow)
+        gc.set_threshold(*threshold)

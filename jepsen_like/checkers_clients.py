@@ -13,6 +13,7 @@ from jepsen_like.history import Event
 from jepsen_like.model import JobModel, operations, register_operations
 from jepsen_like.operation import Model, Operation
 from jepsen_like.verdict import Outcome, Verdict
+from jepsen_like.workloads import attempts_of, failure_of
 
 ENDS = frozenset({"SUCCEEDED", "FAILED", "CANCELLED"})
 # Faults that cost the leader its office: a run with one of them claims an election.
@@ -162,14 +163,16 @@ def ends(_history: Sequence[Event], evidence: Evidence) -> Verdict:
             wrong.append(f"{job.id} ended {state}, not {job.expected}: {job.status['reason']}")
         if state == "FAILED" and job.expected == "FAILED":
             failure = job.status["failure"] or {}
-            if failure.get("cause") != "USER_EXCEPTION" or "POISON" not in failure.get("message", ""):
+            _, causes, word = failure_of(job.shape if failure_of(job.shape)[1] else "poison")
+            if failure.get("cause") not in causes or word not in failure.get("message", ""):
                 wrong.append(
                     f"{job.id} failed by its own code, but says {failure.get('cause')}: {failure.get('message')}"
                 )
             tries = Counter(m.task for m in evidence.marks if m.job == job.id)[failure.get("task") or ""]
-            if tries < 4:
+            promised = attempts_of(job.shape)
+            if tries < promised:
                 wrong.append(
-                    f"{job.id} was given up after {tries} attempts of {failure.get('task')}, 4 are promised"
+                    f"{job.id} was given up after {tries} attempts of {failure.get('task')}, {promised} are promised"
                 )
     return verdict("jobs end as they should", ("T6",), wrong, {"jobs": counted}, needs="jobs")
 

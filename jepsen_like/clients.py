@@ -116,6 +116,7 @@ class Clients(threading.Thread):
                 "name": work.shape,
                 "reduces": work.reduces,
                 "split_size": max(path.stat().st_size for path in folder.iterdir()),
+                **work.flags,
                 "env": {
                     "CHAOS_MARKS": str(self.home / "marks"),
                     "CHAOS_MAP_S": str(work.map_s * self._slow),

@@ -19,9 +19,7 @@ from jepsen_like.fault import Fault, Missed, follower_of, leader_of, worker_of
 from jepsen_like.links import GRPC, RAFT
 from jepsen_like.place import Place
 
-_KEPT = (
-    "journal.jsonl"  # a worker's record of its attempts: evidence of the harness, and nothing reads it there
-)
+_KEPT = "journal"  # a worker's record of its attempts: evidence of the harness, and nothing reads it there
 
 
 class WorkerDiskLost(Fault):

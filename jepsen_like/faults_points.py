@@ -28,14 +28,14 @@ _DIES_S = 5.0
 
 
 class AtPoint(Fault):
-    """A process ends at one point. Armed on every node of the kind: who comes first is hurt."""
+    """A process ends at one point. Armed on every node of the kind: who comes before it is disarmed is hurt."""
 
     group: ClassVar[str] = "process"
     hurt_s = (0.2, 3.0)
     weight = 0.3
     point: ClassVar[Point]
-    passages: ClassVar[int] = 4  # at most so many pass before one ends there
-    patience_s: ClassVar[float] = 15.0
+    passages: ClassVar[int] = 1  # at most so many of a node, this one included, before it ends there
+    patience_s: ClassVar[float] = 20.0
 
     def __init__(self) -> None:
         self.deaths: list[dict[str, Any]] = []
@@ -106,7 +106,6 @@ class AtPoint(Fault):
 class AtElection(AtPoint):
     """A point of an election: the leader is killed to have one."""
 
-    passages = 1
     masters = 3
 
     def bring_about(self, place: Place, rng: Random, over: threading.Event) -> None:
@@ -129,7 +128,6 @@ class AtSnapshot(AtPoint):
 class AtTransfer(AtPoint):
     """A point of receiving a snapshot: a follower is away until it needs one."""
 
-    passages = 1
     patience_s = 30.0
     masters = 3
 
@@ -147,8 +145,13 @@ class AtTransfer(AtPoint):
 class Rare(AtPoint):
     """A point that only some of the jobs come to."""
 
-    passages = 1
-    patience_s = 30.0
+    patience_s = 40.0
+
+
+class Often(AtPoint):
+    """A point that is passed again and again."""
+
+    passages = 20
 
 
 class ZombieAtRename(Zombie):
@@ -217,7 +220,12 @@ _HOW: dict[str, type[AtPoint]] = {
     "fetching": Rare,
     "spilled": Rare,
     "cleaning": Rare,
-    "part-moved": Rare,
+    "batch-unsynced": Often,
+    "batch-synced": Often,
+    "map-record": Often,
+    "committed-unanswered": Often,
+    "assign-unsent": Often,
+    "settled-unsent": Often,
 }
 
 

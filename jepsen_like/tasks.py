@@ -106,6 +106,37 @@ def flaky_map(line: str) -> Iterator[tuple[str, Any]]:
         yield word, 1
 
 
+def strike(_deed: str) -> None:
+    """Nothing here; the job file of a hostile shape has `hostile.strike` instead."""
+
+
+def hostile_map(line: str) -> Iterator[tuple[str, Any]]:
+    """Does something to the process that runs it, in a task (FT16)."""
+    begin(line)
+    word, _, deed = line.partition(" ")
+    if word == "HOSTILE" and "MR_TASK_ID" in os.environ:
+        strike(deed)
+    yield word, 1
+
+
+# What `hostile.strike` can do.
+DEEDS = (
+    "exit",
+    "exit-3",
+    "abort",
+    "segfault",
+    "forever",
+    "bomb",
+    "fat",
+    "orphans",
+    "babble",
+    "close-fds",
+    "chdir",
+    "kill-parent",
+    "kill-group",
+    "modules",
+)
+
 # shape -> (mapper, reducer, combiner or None)
 SHAPES: dict[str, tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any] | None]] = {
     "wordcount": (count_map, count_reduce, count_combine),
@@ -116,6 +147,8 @@ SHAPES: dict[str, tuple[Callable[..., Any], Callable[..., Any], Callable[..., An
     "skew": (sort_map, sort_reduce, None),
     "flaky": (flaky_map, count_reduce, None),
     "poison": (poison_map, count_reduce, None),
+    "spill": (sort_map, sort_reduce, None),
+    **{f"hostile-{deed}": (hostile_map, count_reduce, None) for deed in DEEDS},
 }
 
 
@@ -124,5 +157,8 @@ def source(shape: str) -> str:
     with open(__file__, encoding="utf-8") as this:
         text = this.read()
     mapper, reducer, combiner = SHAPES[shape]
+    if shape.startswith("hostile-"):
+        with open(os.path.join(os.path.dirname(__file__), "hostile.py"), encoding="utf-8") as more:
+            text += f"\n\n{more.read()}"
     text += f"\n\nmapper, reducer = {mapper.__name__}, {reducer.__name__}\n"
     return text + (f"combiner = {combiner.__name__}\n" if combiner else "")

@@ -11,6 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from typing import Any
+
+from jepsen_like import hostile
 
 WORDS = [
     "the",
@@ -30,6 +33,7 @@ WORDS = [
 ]
 # shape -> weight; the long one is drawn by hand
 MIX = {"wordcount": 3.0, "tiny": 3.0, "sort": 2.0, "index": 2.0, "skew": 1.0, "flaky": 1.0, "poison": 0.5}
+MIX |= {"spill": 1.0, **{f"hostile-{deed}": 0.15 for deed in hostile.ENDS}}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +55,31 @@ class Work:
     @property
     def expected(self) -> str:
         """How it ends when nobody cancels it."""
-        return "FAILED" if self.shape == "poison" else "SUCCEEDED"
+        return self.failure[0]
+
+    @property
+    def failure(self) -> tuple[str, tuple[str, ...], str]:
+        """How it ends, the causes that tell the truth of it, and a word of the message."""
+        return failure_of(self.shape)
+
+    @property
+    def flags(self) -> dict[str, Any]:
+        """What it is submitted with beside the usual."""
+        if self.shape.startswith("hostile-"):
+            return hostile.FLAGS
+        return {"sort_buffer": "1MiB"} if self.shape == "spill" else {}
+
+
+def failure_of(shape: str) -> tuple[str, tuple[str, ...], str]:
+    """See Work.failure."""
+    if shape == "poison":
+        return "FAILED", ("USER_EXCEPTION",), "POISON"
+    return hostile.ENDS.get(shape.removeprefix("hostile-"), ("SUCCEEDED", (), ""))
+
+
+def attempts_of(shape: str) -> int:
+    """How often a task is tried before its job fails by its own code."""
+    return hostile.ATTEMPTS if shape.startswith("hostile-") else 4
 
 
 def plan(seed: int, duration_s: float, *, every_s: float = 2.5, shapes: Sequence[str] = ()) -> list[Work]:
@@ -70,9 +98,12 @@ def plan(seed: int, duration_s: float, *, every_s: float = 2.5, shapes: Sequence
 
 
 def _work(rng: Random, number: int, shape: str, at_s: float, duration_s: float) -> Work:
-    cancelled = shape not in {"long", "poison"} and rng.random() < 0.2
-    small = shape in {"tiny", "poison", "flaky"}
+    hurts = shape == "poison" or shape.startswith("hostile-")
+    cancelled = shape != "long" and not hurts and rng.random() < 0.2
+    small = shape in {"tiny", "flaky"} or hurts
     files = 1 if shape == "tiny" else rng.randint(2, 3) if small else rng.randint(4, 8)
+    if shape == "spill":
+        files = 2
     if shape == "long":
         files = max(8, min(60, int(duration_s)))
     return Work(
@@ -81,10 +112,10 @@ def _work(rng: Random, number: int, shape: str, at_s: float, duration_s: float) 
         at_s=at_s,
         seed=rng.getrandbits(32),
         files=files,
-        lines=rng.randint(3, 10) if small else rng.randint(20, 60),
+        lines=6_000 if shape == "spill" else rng.randint(3, 10) if small else rng.randint(20, 60),
         reduces=1 if small else rng.randint(2, 4),
         map_s=1.0 if shape == "long" else rng.choice([0.0, 0.1, 0.4]),
-        key_s=rng.choice([0.0, 0.0, 0.01]),
+        key_s=0.0 if shape == "spill" else rng.choice([0.0, 0.0, 0.01]),
         # some cancels meet the queued job, some the running one, some the end
         cancel_after_s=round(rng.choice([0.0, 0.3, 1.0, 2.0]) * rng.uniform(0.5, 1.5), 3)
         if cancelled
@@ -103,6 +134,8 @@ def write_inputs(work: Work, folder: Path) -> list[Path]:
         rows = [f"#file {number}", *(_row(work.shape, rng, number, row) for row in range(work.lines))]
         if work.shape in {"poison", "flaky"} and number == work.files - 1:
             rows.append(work.shape.upper())
+        if work.shape.startswith("hostile-") and number == work.files - 1:
+            rows.append(f"HOSTILE {work.shape.removeprefix('hostile-')}")
         path.write_text("\n".join(rows) + rng.choice(["\n", ""]))
         paths.append(path)
     return paths
@@ -111,7 +144,7 @@ def write_inputs(work: Work, folder: Path) -> list[Path]:
 def _row(shape: str, rng: Random, number: int, row: int) -> str:
     words = rng.choices(WORDS, k=rng.randint(1, 12))
     match shape:
-        case "sort":
+        case "sort" | "spill":
             return f"{rng.randrange(1 << 20):06x}\t{' '.join(words)}"
         case "skew":
             return f"{'hot' if rng.random() < 0.9 else rng.choice(WORDS)}\t{number}.{row}"

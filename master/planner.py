@@ -66,7 +66,7 @@ def plan(table: TaskTable, config: LeaderConfig, now: Situation) -> Planned:
                 job.owner,
                 options.priority,
                 job.order,
-                job.running,
+                job.running - _waiting(job),
                 len(wants),
                 now.starved(job.id),
             )
@@ -160,6 +160,13 @@ def reduces_allowed(job: Job, config: LeaderConfig, total_slots: int, early: int
     share = 1.0 if eager else maps[COMPLETED] / count
     target = int(total_slots * config.reduce_share * share)
     return max(0, min(waiting, early, target - reduces[IN_PROGRESS]))
+
+
+def _waiting(job: Job) -> int:
+    """Its reduces that wait for maps that have no slot: they are no share of the slots, or their own maps would be the
+    last to get one (T13)."""
+    step = job.current
+    return step.reduces.in_state[IN_PROGRESS] if step.maps.in_state[IDLE] and job.state != PUBLISHING else 0
 
 
 def waiting_reduces(table: TaskTable) -> int:

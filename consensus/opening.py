@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import secrets
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 import grpc
@@ -16,13 +17,13 @@ from consensus.core import NO_OP
 from consensus.datadir import DataDir
 from consensus.founding import Join, Stop, Wait, decide, identification
 from consensus.journal import Journal, align, damaged
+from consensus.patience import Patience
 from consensus.replica import RefusedToStart
 from consensus.rpc import raft_pb2 as pb
 from consensus.shelf import Shelf
 from consensus.transport import GrpcLink, Link
 
 _ASK_AGAIN_S = 0.2
-_ASK_TIMEOUT_S = 1.0
 
 
 @dataclass(slots=True)
@@ -85,9 +86,10 @@ def _found_or_join(
 ) -> None:
     """Asks the peers until it is clear which cluster this empty member is of."""
     mine = identification(directory.identity)
+    patience = {peer: Patience() for peer in config.others}
     with ThreadPoolExecutor(max(1, len(config.others)), thread_name_prefix="founding") as pool:
         while not directory.identity.cluster_id:
-            asked = {peer: pool.submit(_ask, link, peer, mine) for peer in config.others}
+            asked = {peer: pool.submit(_ask, link, peer, mine, patience[peer]) for peer in config.others}
             answers = {peer: answer for peer, future in asked.items() if (answer := future.result())}
             match decide(directory.identity, answers, replacing=config.replace, new_id=secrets.token_hex(8)):
                 case Join(identity, voter):
@@ -101,8 +103,9 @@ def _found_or_join(
                     wait(reason)
 
 
-def _ask(link: GrpcLink, peer: str, mine: pb.Identification) -> pb.Identification | None:
-    try:
-        return link.ask(peer, mine, timeout_s=_ASK_TIMEOUT_S)
-    except grpc.RpcError:
-        return None
+def _ask(link: GrpcLink, peer: str, mine: pb.Identification, patience: Patience) -> pb.Identification | None:
+    began, answer = time.monotonic(), None
+    with suppress(grpc.RpcError):
+        answer = link.ask(peer, mine, timeout_s=patience.seconds)
+    patience.ended(time.monotonic() - began, met=answer is not None)
+    return answer

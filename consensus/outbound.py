@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,6 +19,7 @@ import grpc
 from tenacity import RetryError, Retrying, retry_always, stop_when_event_set, wait_random
 
 from consensus.handshake import Disk, Hello, Refused, read
+from consensus.patience import Patience
 from consensus.urgency import make_urgent
 
 log = logging.getLogger("mr.consensus")
@@ -37,7 +39,7 @@ class Outbound:
         self,
         peer: str,
         hello: Hello,
-        connect: Callable[[str], grpc.Channel],
+        connect: Callable[[str, float], grpc.Channel],
         post: Callable[..., None],
         meet: Callable[[str, Disk], None],
     ) -> None:
@@ -47,6 +49,7 @@ class Outbound:
         self._post = post
         self._meet = meet
         self._life = 0  # of the peer, while up
+        self._patience = Patience()
         self._queue = Queue()
         self._stopped = threading.Event()
         self._again = threading.Event()
@@ -112,7 +115,8 @@ class Outbound:
         """One connection, from its attempt to its end."""
         self._queue = waiting = Queue()
         self._hello = hello = replace(self._hello, session=self._hello.session + 1)
-        with self._connect(self._peer) as channel:
+        began, met = time.monotonic(), False
+        with self._connect(self._peer, self._patience.seconds) as channel:
             method: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(LINK)
             self._call = call = method(iter(waiting.get, None), metadata=hello.metadata())
             if self._stopped.is_set():
@@ -120,6 +124,7 @@ class Outbound:
             unwanted = ""
             try:
                 theirs = read(call.initial_metadata() or ())
+                met = True
                 if unwanted := self._objection(theirs):
                     call.cancel()
                     return
@@ -132,6 +137,7 @@ class Outbound:
                 pass
             finally:
                 waiting.close()
+                self._patience.ended(time.monotonic() - began, met=met)
                 self._report(call, unwanted)
                 if self._life:
                     self._post("down", self._peer, self._life)

@@ -58,14 +58,14 @@ _SERVER_OPTIONS = (
     ("grpc.max_concurrent_streams", 8),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 200),
     ("grpc.http2.max_ping_strikes", 0),
-    ("grpc.server_handshake_timeout_ms", 3000),  # a connection that says nothing is closed
+    # A connection that says nothing is closed; later than a busy peer may still be waiting (patience).
+    ("grpc.server_handshake_timeout_ms", 5000),
     # So that no flood of them takes the file descriptors that the log needs.
     ("grpc.max_allowed_incoming_connections", 512),
 )
 _CHANNEL_OPTIONS = (
     *_COMMON_OPTIONS,
     ("grpc.use_local_subchannel_pool", 1),  # each attempt is a fresh connection, with no back-off but ours
-    ("grpc.min_reconnect_backoff_ms", 1000),  # the time one attempt to connect may take
     ("grpc.enable_http_proxy", 0),
 )
 
@@ -163,7 +163,7 @@ class GrpcLink:
 
     def ask(self, peer: str, mine: pb.Identification, *, timeout_s: float) -> pb.Identification:
         """What `peer` knows of itself; blocks. Raises grpc.RpcError."""
-        with self.connect(peer) as channel:
+        with self.connect(peer, timeout_s) as channel:
             call = channel.unary_unary(
                 _IDENTIFY,
                 request_serializer=pb.Identification.SerializeToString,
@@ -220,13 +220,14 @@ class GrpcLink:
         self._inbox.append(event)
         self._pipe.write()
 
-    def connect(self, peer: str) -> grpc.Channel:
-        """A new connection to `peer`."""
+    def connect(self, peer: str, patience_s: float) -> grpc.Channel:
+        """A new connection to `peer`, which may take so many seconds to come about."""
         address, tls = self._peers[peer], self._config.tls
+        options = [*_CHANNEL_OPTIONS, ("grpc.min_reconnect_backoff_ms", int(1000 * patience_s))]
         if tls is None:
-            return grpc.insecure_channel(address, _CHANNEL_OPTIONS)
+            return grpc.insecure_channel(address, options)
         name = ("grpc.ssl_target_name_override", f"{peer}.master.{tls.server_name}")
-        return grpc.secure_channel(address, channel_credentials(tls), [*_CHANNEL_OPTIONS, name])
+        return grpc.secure_channel(address, channel_credentials(tls), [*options, name])
 
     def _frame(self, handler: Handler, inbound: _Inbound, frame: pb.Frame, size: int) -> None:
         inbound.taken += size

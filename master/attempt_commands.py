@@ -119,6 +119,9 @@ def _win(
         tasks.files[key.index] = result.file.SerializeToString(deterministic=True)
     else:
         tasks.counters[key.index] = packed
+        if result.file.side_files:  # they lie in the staging place, too (P-06)
+            sides = job_pb2.OutputFile(side_files=result.file.side_files)
+            tasks.files[key.index] = sides.SerializeToString(deterministic=True)
     if key.kind == MAP:
         step.digest = None
         step.bytes_done = min(INT64_MAX, step.bytes_done + max(0, result.counters.get("mr:bytes_in", 0)))

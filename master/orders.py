@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from master.ids import CLEANUP, COMMIT, MAP, REDUCE, AttemptKey
 from master.jobs import Job
 from mr.rpc import job_pb2, session_pb2
@@ -25,15 +27,24 @@ def assign(
     elif key.kind == REDUCE:
         order.maps = job.steps[key.step].maps.count
     elif key.kind == COMMIT:
-        last = job.steps[-1]
-        files = last.reduces.files if last.reduces.count else last.maps.files
-        for data in files:
-            order.files.append(job_pb2.OutputFile.FromString(data))
+        order.files.extend(_published(job))
         for name, value in sorted(job.counters.items()):
             order.counters[name] = value
     else:
         assert key.kind == CLEANUP, "no such kind is ever planned"
     return Order(index=index, assign=order)
+
+
+def _published(job: Job) -> Iterator[job_pb2.OutputFile]:
+    """The files of the last tasks of the last step, and the side files of all winners (P-06)."""
+    last = job.steps[-1]
+    final = last.reduces if last.reduces.count else last.maps
+    yield from map(job_pb2.OutputFile.FromString, final.files)
+    for step in job.steps:
+        for tasks in (step.maps, step.reduces):
+            for data in tasks.files if tasks is not final else ():
+                if data and (sides := job_pb2.OutputFile.FromString(data).side_files):
+                    yield job_pb2.OutputFile(side_files=sides)
 
 
 def _source(job: Job, step: int, index: int) -> bytes:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
+from jepsen_like import checkers_access as access
 from jepsen_like import checkers_attempts as attempts
 from jepsen_like import checkers_clients as clients
 from jepsen_like import checkers_consensus as consensus
 from jepsen_like import checkers_data as data
+from jepsen_like import checkers_limits as limits
+from jepsen_like import checkers_refusals as refusals
 from jepsen_like.evidence import Evidence
 from jepsen_like.history import Event
 from jepsen_like.model import JOB_OPS, REGISTER_OPS
@@ -32,18 +35,31 @@ CHECKERS: tuple[Checker, ...] = (
     clients.requests,
     clients.conservation,
     clients.servers,
+    refusals.honest,
+    refusals.occupied,
+    limits.leases,
+    limits.starvation,
     data.file_sets,
     data.visibility,
     data.manifests,
     data.counters,
     data.inputs,
+    data.damage,
     consensus.elections,
     consensus.terms,
+    consensus.votes,
+    consensus.completeness,
     consensus.logs,
     consensus.states,
     consensus.views,
     data.leftovers,
     data.secrets,
+    access.strangers,
+    access.roles,
+    access.peeks,
+    access.audits,
+    limits.oversized,
+    limits.bounded,
 )
 
 

@@ -1,4 +1,4 @@
-"""The consensus plane judged from the disks of the masters and from what each said of itself: C1, C2, C3, C5, C6, C7.
+"""The consensus plane judged from the disks of the masters and from what each said of itself: C1 to C7.
 
 Pure: evidence in, verdict out. `mr master dump` replays each log with the replica's own snapshot as the start, so equal
 hashes of the state at one index mean that a snapshot and the entries up to it say the same (C7).
@@ -6,6 +6,7 @@ hashes of the state at one index mean that a snapshot and the entries up to it s
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -182,3 +183,98 @@ def views(_history: Sequence[Event], evidence: Evidence) -> Verdict:
 
 def _of_type(master: Master, kind: str) -> list[dict[str, Any]]:
     return [line for line in master.dump if line.get("type") == kind]
+
+
+def votes(history: Sequence[Event], evidence: Evidence) -> Verdict:
+    """C2: nobody votes twice in a term. What a stopped member's disk says of its last term is held against who led in
+    it: a leader has the recorded votes of a majority, but for members that went on to a later term since, or whose
+    disk was taken away."""
+    led = _leaders(history, evidence)
+    replaced = {e.node or str((e.value or {}).get("node")) for e in history if e.op in REPLACED and e.value}
+    wrong, counted = [], 0
+    records = {m.id: head[0] for m in evidence.masters if (head := _of_type(m, "member"))}
+    for term, who in led.items():
+        for leader in who:
+            against = [
+                f"{id} voted for {record['vote']}" if record["vote"] else f"{id} did not vote"
+                for id, record in sorted(records.items())
+                if id not in replaced
+                and record["term"] == term
+                and record["vote"] != leader
+                and record.get("voter", True)
+            ]
+            behind = [
+                f"{id} never came to term {term}"
+                for id, record in sorted(records.items())
+                if id not in replaced and record["term"] < term
+            ]
+            counted += 1
+            size = max(len(records), len(evidence.masters))
+            if records and size - len(against) - len(behind) < size // 2 + 1:
+                wrong.append(
+                    f"{leader} led term {term} without a majority of votes: {'; '.join([*against, *behind])}"
+                )
+    return verdict(
+        "leaders were voted for", ("C2",), wrong, {"leaders": counted, "disks": len(records)}, needs="disks"
+    )
+
+
+REPLACED = frozenset({"wiped-master", "damaged-master", "disk-replaced", "lose-disk"})
+
+
+def _leaders(history: Sequence[Event], evidence: Evidence) -> dict[int, set[str]]:
+    """Who led in each term, by his own word or that of a worker whom he welcomed."""
+    led: dict[int, set[str]] = defaultdict(set)
+    for event in history:
+        if event.op == "master" and event.value.get("role") == "leader":
+            led[event.value["term"]].add(event.node)
+    for worker in evidence.workers:
+        for line in worker.journal:
+            if line["what"] == "joined" and line["leader"]:
+                led[line["term"]].add(line["leader"])
+    return led
+
+
+def completeness(history: Sequence[Event], evidence: Evidence) -> Verdict:
+    """C4: what was committed in a term is in the log of every leader of a later one. From the disks: no log has an
+    entry of a later term where a committed one stands elsewhere, or before it. From the leaders' own words: the last
+    leader's disk holds all that any leader said was committed, and so do those of a majority."""
+    committed: dict[int, tuple[int, str, str]] = {}  # index -> term, digest, whose log
+    for master in evidence.masters:
+        for line in _of_type(master, "entry"):
+            if line["committed"] and line.get("kind") != "base":
+                committed.setdefault(line["index"], (line["term"], line["digest"], master.id))
+    wrong = [text for master in evidence.masters for text in _overwritten(master, committed)]
+    told = [
+        (e.value["commit"], e.value["term"], e.node)
+        for e in history
+        if e.op == "master" and e.value.get("role") == "leader" and e.value.get("commit")
+    ]
+    heads = {m.id: head[0] for m in evidence.masters if (head := _of_type(m, "member"))}
+    most, term, by = max(told, default=(0, 0, ""))
+    last_term = max((t for _, t, _ in told), default=0)
+    for leader in sorted({node for _, t, node in told if t == last_term and node in heads}):
+        if heads[leader]["last"] < most:
+            wrong.append(
+                f"{leader} led term {last_term} with a log to index {heads[leader]['last']}, though {by} had"
+                f" committed index {most} in term {term}"
+            )
+    short = [f"{id} to {head['last']}" for id, head in sorted(heads.items()) if head["last"] < most]
+    if heads and len(heads) - len(short) < len(evidence.masters) // 2 + 1:
+        wrong.append(f"index {most}, committed by {by} in term {term}, is on no majority: {', '.join(short)}")
+    counted = {"committed": len(committed), "told": len(told)}
+    return verdict("leaders have all that is committed", ("C4", "C8"), wrong, counted, needs="committed")
+
+
+def _overwritten(master: Master, committed: dict[int, tuple[int, str, str]]) -> Iterable[str]:
+    """Entries of a later term than a committed one, in its place or before it: their leader did not have it."""
+    entries = {line["index"]: line for line in _of_type(master, "entry")}
+    indexes = sorted(entries)
+    for index, (term, _, whose) in committed.items():
+        place = bisect_right(indexes, index) - 1
+        if place >= 0 and entries[indexes[place]]["term"] > term:
+            line = entries[indexes[place]]
+            yield (
+                f"{whose} has index {index} committed in term {term}, but at index {line['index']} {master.id} has"
+                f" {_entry(line)}: the leader of that term lacked what was committed"
+            )

@@ -1,8 +1,10 @@
-"""What lies on the disks afterwards: D1 to D3, D5, D6, D8, D9, D11, T11, S5."""
+"""What lies on the disks afterwards: D1 to D3, D5 to D9, D11, T11, S5."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from jepsen_like.checkers_consensus import verdict
 from jepsen_like.evidence import Evidence, Job
@@ -116,6 +118,59 @@ def inputs(_history: Sequence[Event], evidence: Evidence) -> Verdict:
     """D8: nobody wrote into an input."""
     wrong = [f"{job.id}: input {name} has changed" for job in evidence.jobs for name in job.input_changed]
     return verdict("inputs are untouched", ("D8",), wrong, {"jobs": len(evidence.jobs)})
+
+
+def damage(history: Sequence[Event], evidence: Evidence) -> Verdict:
+    """D7: a map output that was damaged on the disk is not merged by a reduce that was assigned afterwards, unless it
+    was made again; and its job has the right bytes, or says why it failed."""
+    wrong, counted = [], 0
+    jobs = {job.id: job for job in evidence.jobs}
+    for event in history:
+        for hit in _damaged(event):
+            counted += 1
+            job = jobs.get(hit["job"])
+            if job is None or job.status is None:
+                continue
+            if _state(job) == "FAILED" and job.expected != "FAILED" and not job.status["failure"]:
+                wrong.append(f"{job.id} failed without a cause after {hit['file']} was damaged")
+            if hit["how"] not in WHOLE:
+                continue  # a bit may stand where no reduce reads
+            for worker in evidence.workers:
+                wrong += [
+                    f"{hit['job']} {name} merged {hit['file']}, of which nothing was left at {event.t / 1e9:.3f} s"
+                    for name in _merged(worker.journal, hit, event.t)
+                ]
+    return verdict("damage is noticed", ("D7",), wrong, {"damaged files": counted})
+
+
+WHOLE = frozenset({"delete"})
+_SEGMENT = re.compile(r"/jobs/(?P<job>[^/]+)/map/(?P<step>\d+)\.m-(?P<map>\d+)\.a(?P<attempt>\d+)\.seg$")
+
+
+def _damaged(event: Event) -> Iterator[dict[str, Any]]:
+    """The map outputs that a fault has damaged: job, step, map, attempt, how."""
+    if event.kind == "hurt" and isinstance(event.value, dict):
+        for what in event.value.get("damaged", ()):
+            if found := _SEGMENT.search(str(what.get("file", ""))):
+                yield {**found.groupdict(), "how": what["how"], "file": found[0]}
+
+
+def _merged(journal: Sequence[dict[str, Any]], hit: dict[str, Any], since: int) -> Iterator[str]:
+    """Reduces of this worker that were assigned after `since` and merged what was damaged then."""
+    assigned = {
+        line["attempt"]: line["t"]
+        for line in journal
+        if line["what"] == "assigned" and line["job"] == hit["job"]
+    }
+    for line in journal:
+        if (
+            line["what"] == "begun"
+            and line["job"] == hit["job"]
+            and line["attempt"].startswith(f"{hit['step']}.r-")
+        ):
+            late = assigned.get(line["attempt"], 0) > since
+            if late and [int(hit["map"]), int(hit["attempt"])] in [list(run) for run in line["runs"]]:
+                yield line["attempt"]
 
 
 def leftovers(_history: Sequence[Event], evidence: Evidence) -> Verdict:

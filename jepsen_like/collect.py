@@ -21,6 +21,7 @@ from mr.errors import Error, NotFound
 from mr.guardian import tree
 
 if TYPE_CHECKING:
+    from jepsen_like.scenes import Expected
     from mr.client import Client
     from mr.processes import Server
 
@@ -40,17 +41,23 @@ class Collector:
     def expect(self, works: Iterable[Work]) -> None:
         """Before the storm: what the inputs are. The reference runs afterwards, when nothing is measured."""
         self._works = list(works)
+        self._scenes: Mapping[str, Expected] = {}
+
+    def expect_scenes(self, scenes: Mapping[str, Expected]) -> None:
+        """What the jobs of scenes must leave."""
+        self._scenes = scenes
 
     def ask(self, client: Client, connect_one: Any, masters: Mapping[str, Server]) -> None:
         """While the cluster lives and is calm: every job, and how each master by itself shows it."""
         known = {work.id: work for work in self._works}
         listed = {job.id for job in client.jobs(limit=10_000)}
-        for id in sorted({*known, *listed}):
-            self.evidence.jobs.append(self._job(client, id, known.get(id)))
+        for id in sorted({*known, *listed, *self._scenes}):
+            tried_again = any(other.startswith(f"{id}-r") for other in listed)
+            self.evidence.jobs.append(self._job(client, id, known.get(id), tried_again))
         for id, server in masters.items():
             self.evidence.masters.append(self._view(connect_one, id, server, sorted(listed)))
 
-    def _job(self, client: Client, id: str, work: Work | None) -> Job:
+    def _job(self, client: Client, id: str, work: Work | None, tried_again: bool) -> Job:
         job = Job(id=id)
         if work is not None:
             job.shape, job.expected, job.reduces = work.shape, work.expected, work.reduces
@@ -63,16 +70,23 @@ class Collector:
                 job.events = [shapes.event(event) for event in handle.events(tasks=False)]
         except NotFound:
             pass
-        out = self.home / "out" / id
+        if tried_again:
+            return job  # the place of its output is another try's
+        out = Path(job.status["output"]) if job.status else self.home / "out" / id
         job.output = hashed(out) if out.is_dir() else None
         manifest = out / "_SUCCESS"
         job.manifest = json.loads(manifest.read_bytes()) if manifest.is_file() else None
-        job.staging = any(out.parent.glob(f".{id}.mr-*"))
+        job.staging = any(out.parent.glob(f".{out.name}.mr-{id}"))
         self._refer(job, work)
         return job
 
     def _refer(self, job: Job, work: Work | None) -> None:
         """What the reference interpreter makes of the same input."""
+        if job.id in self._scenes:
+            scene = self._scenes[job.id]
+            job.shape, job.expected, job.counters = scene.shape, scene.state, scene.counters
+            job.reference = scene.digests() if scene.state == "SUCCEEDED" else {}
+            return
         if job.shape not in tasks.SHAPES and job.shape != "register":
             return
         name, shape = (work.id, work.shape) if work else ("register", "tiny")

@@ -65,6 +65,40 @@ class Mark:
 
 
 @dataclass(slots=True, kw_only=True)
+class Probe:
+    """A call that must not be let in, and what came back."""
+
+    who: str  # "plaintext", "no certificate", "another CA", or the role of a true certificate
+    server: str
+    port: str  # "grpc", "raft", "data"
+    method: str
+    answer: str  # name of the gRPC status
+    bytes: int = 0  # of the message, where its size is the point
+    grew: int = 0  # bytes of memory that the server took meanwhile
+
+
+@dataclass(slots=True, kw_only=True)
+class Audit:
+    """A line of a master's audit log."""
+
+    master: str
+    method: str
+    job: str
+    identity: str
+    outcome: str
+
+
+@dataclass(slots=True, kw_only=True)
+class Peek:
+    """What a task that looked around could read."""
+
+    job: str
+    task: str
+    isolation: str  # of its worker
+    found: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True, kw_only=True)
 class Evidence:
     """Everything about one run but its history."""
 
@@ -73,6 +107,9 @@ class Evidence:
     workers: list[Worker] = field(default_factory=list)
     masters: list[Master] = field(default_factory=list)
     marks: list[Mark] = field(default_factory=list)
+    probes: list[Probe] = field(default_factory=list)
+    audits: list[Audit] = field(default_factory=list)
+    peeks: list[Peek] = field(default_factory=list)
     secrets: list[str] = field(default_factory=list)  # where a secret was found, never the secret
     secrets_searched: int = 0  # bytes
     calm_s: float = 0.0  # how long the calm took until every job had ended

@@ -18,14 +18,15 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from jepsen_like import checkers, evidence, faults, nemesis, report, workloads
+from jepsen_like import checkers, evidence, faults, nemesis, probes, report, traces, workloads
 from jepsen_like.clients import SECRET, Clients
 from jepsen_like.collect import Collector, kill_all
 from jepsen_like.evidence import Evidence
 from jepsen_like.history import Event, History
 from jepsen_like.nemesis import Step
-from jepsen_like.place import Place
+from jepsen_like.place import SETTINGS, Place
 from jepsen_like.registers import Registers
+from jepsen_like.scenes import Scenes
 from jepsen_like.storm import Storm
 from jepsen_like.verdict import Outcome, Verdict
 from jepsen_like.watcher import Reader, Watcher
@@ -56,6 +57,7 @@ class RunConfig:
     shapes: tuple[str, ...] = ()  # of jobs; () = all
     works: tuple[Work, ...] = ()  # instead of drawn jobs
     registers: bool = True
+    scenes: bool = True  # of users; not without registers
     script: tuple[tuple[float, str, float], ...] = ()  # (at_s, fault, hurt_s): instead of a drawn schedule
     launcher: tuple[str, ...] = ()  # stands between `python -m` and each server's module
     settings: dict[str, str] = field(default_factory=dict)  # environment of the servers
@@ -155,28 +157,37 @@ def _attack(config: RunConfig, place: Place, folder: Path, history: History, say
     )
     reader = Reader(home / "out", history)
     registers = Registers(place.connect, config.seed, home, history)
+    scenes = Scenes(place.connect, config.seed, home, place.cluster.tls.dir, history)
     storm = Storm(place, history, steps)
     for step in steps:
         say(f"  at {step.at_s:6.1f} s  {step.fault} for {step.hurt_s:.1f} s")
     ends = time.monotonic() + max(config.seconds, nemesis.length_s(steps))
-    registers.until = ends - 5
+    registers.until = scenes.until = ends - 5
     watcher.start()
     reader.start()
     clients.start()
-    if config.registers:
-        registers.start()
+    others: list[Registers | Scenes] = [registers] if config.registers else []
+    others += [scenes] if config.registers and config.scenes else []
+    for other in others:
+        other.start()
     storm.start()
     storm.join()
     time.sleep(max(0.0, ends - time.monotonic()))
     for text in storm.broken:
         history.record("nemesis", "note", "broken", text)
     collector.evidence.healed_t = history.record("run", "note", "healed") and history.now()
-    collector.evidence.config = {**asdict(config), "faults": "none" if not steps else config.faults}
+    settings = {**SETTINGS, **config.settings}
+    collector.evidence.config = {
+        **asdict(config),
+        "settings": settings,
+        "faults": "none" if not steps else config.faults,
+    }
     say("healed; waiting for every job to end")
-    clients.deadline = time.monotonic() + config.calm_s
+    clients.deadline = scenes.deadline = time.monotonic() + config.calm_s
     clients.join()
-    if config.registers:
-        registers.join(60)
+    for other in others:
+        other.join(60)
+    collector.expect_scenes(dict(scenes.expected))
     _calm(place, history, collector, clients.deadline)
     reader.stop()
     _gather(place, folder, collector, watcher, say)
@@ -219,14 +230,21 @@ def _gather(place: Place, folder: Path, collector: Collector, watcher: Watcher, 
         return connect(address, tls=tls, timeout=3.0)
 
     with contextlib.suppress(Error), place.connect(timeout=10.0) as client:
+        collector.evidence.config["isolation"] = ", ".join(sorted({w.isolation for w in client.workers()}))
         collector.ask(client, connect_one, place.masters)
     ended = {job.id for job in collector.evidence.jobs if job.status and job.status["ended_ms"]}
+    if tls.dir is not None:
+        collector.evidence.probes += probes.knock(place.masters, place.workers, tls.dir)
+        collector.evidence.probes += probes.oversize(place.masters, tls.dir)
     collector.worker_leftovers(place.workers, ended)
     needles = [SECRET.encode(), *_keys(place)]
     collector.search_arguments(needles, place.servers.values())
     pages = _pages(place, folder / "pages")
     watcher.stop()
     kill_all(place.servers.values())
+    isolation = collector.evidence.config.get("isolation", "none")
+    collector.evidence.audits += traces.audits(place.masters)
+    collector.evidence.peeks += traces.peeks(collector.home / "peeks", isolation)
     collector.read_disks(place.masters, place.workers, place.env())
     logs = [server.log for server in place.servers.values()]
     collector.search_secrets(needles, [*logs, pages])

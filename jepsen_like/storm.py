@@ -85,6 +85,7 @@ class Storm(threading.Thread):
 
     def _heal(self, fault: Fault, step: Step, number: int, *, missed: bool) -> None:
         try:
+            self._history.record(NEMESIS, "note", "heals", step.fault, id=number)
             fault.heal(self._place)
             if missed:
                 return

@@ -81,6 +81,8 @@ def _ask(stub: Any) -> dict[str, Any]:
         "commit": own.commit,
         "applied": own.applied,
         "up_ms": own.up_ms,
+        "log": own.log_entries,
+        "snapshot": own.snapshot_index,
     }
 
 

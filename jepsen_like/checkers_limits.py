@@ -1,0 +1,138 @@
+"""What must stay within bounds: T5 (attempts at once), T13 (waiting), T15 (log and snapshots), S6 (one message)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+from jepsen_like.checkers_consensus import verdict
+from jepsen_like.evidence import Evidence
+from jepsen_like.history import Event
+from jepsen_like.verdict import Verdict
+
+AT_ONCE = 2  # attempts of a task: one, and one backup
+STARVED_S = 30.0  # the masters' own limit is shorter
+STARVED_TURNS = 12  # others began so many attempts meanwhile
+CALM_AGAIN_S = 12.0  # after a heal: a lease and an election
+LOG_SNAPSHOTS = 6  # a log is trimmed before it is so many times what a snapshot is taken after
+SNAPSHOT_BYTES, SNAPSHOT_JOB_BYTES = 256 << 10, 128 << 10
+MESSAGE_GROWTH_BYTES = 96 << 20  # of a server that refused a message which was larger
+SNAPSHOT_EVERY = "MR_MASTER__SNAPSHOT_EVERY"
+
+
+def leases(_history: Sequence[Event], evidence: Evidence) -> Verdict:
+    """T5: of one task never more than one attempt and its backup run at once. Counted are attempts on workers that
+    were in one session from its beginning to its end: nobody had reason to give those up."""
+    running: dict[tuple[str, str], list[tuple[int, int, str]]] = defaultdict(list)
+    counted = 0
+    for worker in evidence.workers:
+        for name, begin, end in _held(worker.journal):
+            counted += 1
+            job, attempt = name
+            running[job, attempt.rpartition(".a")[0]].append((begin, end, f"{attempt} on {worker.id}"))
+    wrong = []
+    for (job, task), spans in running.items():
+        for begin, _, _ in spans:
+            there = [who for start, end, who in spans if start <= begin < end]
+            if len(there) > AT_ONCE:
+                wrong.append(
+                    f"{job}: {len(there)} attempts of {task} ran at {begin / 1e9:.3f} s: {', '.join(there)}"
+                )
+                break
+    return verdict("few attempts at once", ("T5",), wrong, {"attempts": counted}, needs="attempts")
+
+
+def _held(journal: Sequence[dict[str, object]]) -> Iterator[tuple[tuple[str, str], int, int]]:
+    """(job, attempt), begun, ended: of those whose worker knew its leader all the while, in one life."""
+    begun: dict[tuple[str, str], int] = {}
+    for line in journal:
+        if line["what"] == "joined":
+            begun.clear()
+            continue
+        name = str(line.get("job")), str(line.get("attempt"))
+        t = line["t"]
+        assert isinstance(t, int)  # worker/journal.py
+        if line["what"] == "begun":
+            begun[name] = t
+        elif line["what"] in {"written", "failed", "cancelled"} and name in begun:
+            yield name, begun.pop(name), t
+
+
+def starvation(history: Sequence[Event], evidence: Evidence) -> Verdict:
+    """T13: no job that could run waits for STARVED_S while others begin STARVED_TURNS attempts, unless something hurt
+    meanwhile: from its acceptance to its first attempt, and from one thing that happened to it to the next."""
+    begun: dict[str, list[int]] = defaultdict(list)
+    alive: dict[str, list[int]] = defaultdict(list)
+    for worker in evidence.workers:
+        for line in worker.journal:
+            if line["what"] == "begun":
+                begun[line["job"]].append(line["t"])
+            if line.get("job"):
+                alive[line["job"]].append(line["t"])
+    accepted = {e.value["job"]: e.t for e in reversed(history) if e.op == "submit" and e.kind == "ok"}
+    hurts = list(_hurts(history))
+    everything = sorted((t, job) for job, times in begun.items() for t in times)
+    wrong = []
+    for job, at in accepted.items():
+        times = sorted([at, *(t for t in alive[job] if t > at)])
+        for since, until in zip(times, [*times[1:], 0], strict=True):
+            if (until - since) / 1e9 <= STARVED_S or any(a <= until and since <= b for a, b in hurts):
+                continue
+            others = sum(since < t < until and whose != job for t, whose in everything)
+            if others >= STARVED_TURNS:
+                wrong.append(
+                    f"{job} got nothing from {since / 1e9:.1f} s to {until / 1e9:.1f} s, while others began"
+                    f" {others} attempts"
+                )
+    return verdict("nobody starves", ("T13",), wrong, {"jobs": len(accepted)}, needs="jobs")
+
+
+def _hurts(history: Sequence[Event]) -> Iterator[tuple[int, int]]:
+    heals = {e.id: e.t for e in history if e.kind == "heal"}
+    last = max((e.t for e in history), default=0)
+    for event in history:
+        if event.kind == "hurt":
+            yield event.t, heals.get(event.id, last) + int(CALM_AGAIN_S * 1e9)
+
+
+def bounded(history: Sequence[Event], evidence: Evidence) -> Verdict:
+    """T15: under a stream of jobs the log is trimmed, and a snapshot grows with the jobs it keeps and nothing else."""
+    every = int(
+        (evidence.config.get("settings") or {}).get(SNAPSHOT_EVERY, evidence.config.get("snapshot_every", 0))
+    )
+    wrong, counted = [], 0
+    for event in history:
+        if event.op == "master" and event.value.get("log"):
+            counted += 1
+            if every and event.value["log"] > LOG_SNAPSHOTS * every:
+                wrong.append(
+                    f"{event.node} had {event.value['log']} entries in its log at {event.t / 1e9:.3f} s, though"
+                    f" snapshots are taken every {every}"
+                )
+    most = SNAPSHOT_BYTES + SNAPSHOT_JOB_BYTES * len(evidence.jobs)
+    for master in evidence.masters:
+        for line in master.dump:
+            if line.get("type") == "snapshot" and line["bytes"] > most:
+                wrong.append(
+                    f"{master.id}: a snapshot of {line['bytes']:,} bytes for {len(evidence.jobs)} jobs"
+                )
+        entries = sum(line.get("type") == "entry" for line in master.dump)
+        if every and entries > LOG_SNAPSHOTS * every:
+            wrong.append(f"{master.id} kept {entries} entries, though snapshots are taken every {every}")
+    return verdict("state stays small", ("T15",), wrong, {"samples": counted}, needs="samples")
+
+
+def oversized(_history: Sequence[Event], evidence: Evidence) -> Verdict:
+    """S6: a message that is too large is refused, and costs no more memory than a message may."""
+    sent = [probe for probe in evidence.probes if probe.bytes]
+    wrong = [
+        f"{p.server} took a message of {p.bytes:,} bytes: {p.method} was answered {p.answer}"
+        for p in sent
+        if p.answer == "OK"
+    ]
+    wrong += [
+        f"{p.server} grew by {p.grew:,} bytes over a message of {p.bytes:,} bytes"
+        for p in sent
+        if p.grew > MESSAGE_GROWTH_BYTES
+    ]
+    return verdict("large messages are refused", ("S6",), wrong, {"messages": len(sent)}, needs="messages")

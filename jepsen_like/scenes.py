@@ -1,0 +1,230 @@
+"""Clients that do what users do now and then: jobs of two steps, without a reduce, with side files; a full output; a
+retry; a cancel twice; watchers who go away. One scene after another until the storm is over.
+
+What each job must leave behind is worked out here, by the reference interpreter or by hand, and judged like any other
+job's output.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from jepsen_like import reference, scene_jobs
+from jepsen_like.clients import SECRET, cancel, recorded, status
+from jepsen_like.collect import hashed
+from jepsen_like.history import History
+from jepsen_like.workloads import WORDS
+from mr import outcome, submit
+from mr.client import Client, Handle
+from mr.errors import Error, Rejected
+
+JOBS = {
+    "chain": "job = mr.Job('chain', [mr.step(words, total, combiner=total, reduces=2),"
+    " mr.step(turn, gather, reduces=1)])",
+    "maponly": "job = mr.Job('maponly', [mr.step(number)])",
+    "sides": "job = mr.Job('sides', [mr.step(counted, total, reduces=1)])",
+    "sparse": "job = mr.Job('sparse', [mr.step(words, total, reduces=7)])",
+    "peek": "job = mr.Job('peek', [mr.step(look, total, reduces=1)])",
+}
+PAUSE_S = 1.5
+LAST_S = 12.0  # nothing new is begun so long before the end
+
+
+@dataclass(slots=True)
+class Expected:
+    """What a job of a scene must end as and leave."""
+
+    shape: str
+    state: str = "SUCCEEDED"
+    files: dict[str, bytes] = field(default_factory=dict)
+    counters: dict[str, int] = field(default_factory=dict)
+
+    def digests(self) -> dict[str, dict[str, Any]]:
+        """Its files, as evidence keeps them."""
+        return {
+            name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+            for name, data in self.files.items()
+        }
+
+
+class Scenes(threading.Thread):
+    """Plays scene after scene, in an order drawn from the seed, until `until` (monotonic seconds). `expected` holds
+    every job that was begun."""
+
+    def __init__(
+        self, connect: Callable[..., Client], seed: int, home: Path, keys: Path | None, history: History
+    ) -> None:
+        super().__init__(name="scenes", daemon=True)
+        self._connect, self._seed, self._home, self._keys = connect, seed, home, keys
+        self._history = history
+        self.until = float("inf")
+        self.deadline = float("inf")
+        self.expected: dict[str, Expected] = {}
+        self.peeks = home / "peeks"
+
+    def run(self) -> None:
+        """See the class."""
+        for name in ("marks", "in", "out", "jobs", "peeks"):
+            (self._home / name).mkdir(parents=True, exist_ok=True)
+        rng = Random(f"scenes {self._seed}")
+        scenes: list[Callable[[str, Random], None]] = [
+            *(self._shape(shape) for shape in JOBS),
+            self._occupied,
+            self._retried,
+        ]
+        rng.shuffle(scenes)
+        number = 0
+        while time.monotonic() < self.until - LAST_S or number == 0:
+            try:
+                scenes[number % len(scenes)](f"{number:03d}", rng)
+            except Error as error:  # nobody answered while it was being prepared
+                self._history.record("scenes", "note", "no scene", str(error))
+            number += 1
+            time.sleep(max(0.0, min(PAUSE_S, self.until - time.monotonic())))
+
+    def _shape(self, shape: str) -> Callable[[str, Random], None]:
+        def play(number: str, rng: Random) -> None:
+            id = f"{shape}-s{number}"
+            prepared = self._prepare(id, shape, rng)
+            with self._connect(timeout=8.0) as client:
+                if self._submit(client, id, prepared):
+                    self._glance(client, id)
+                    self._wait(client, id)
+
+        return play
+
+    def _occupied(self, number: str, rng: Random) -> None:
+        """D12: there is something where the output should be."""
+        id = f"occupied-s{number}"
+        prepared = self._prepare(id, "sparse", rng)
+        del self.expected[id]
+        out = self._home / "out" / id
+        out.mkdir()
+        (out / "thesis.txt").write_text("not yours")
+        before = {name: row["sha256"] for name, row in hashed(out).items()}
+        with (
+            self._connect(timeout=8.0) as client,
+            recorded(self._history, "scenes", "occupied", {"job": id}) as call,
+        ):
+            refused = ""
+            try:
+                submit.send(client.calls, prepared)
+            except Rejected as error:
+                refused = error.code
+            after = {name: row["sha256"] for name, row in hashed(out).items()}
+            call.answer = {"refused": refused, "before": before, "after": after}
+
+    def _retried(self, number: str, rng: Random) -> None:
+        """A job is cancelled, twice, and tried again as a new one."""
+        id = f"retried-s{number}"
+        prepared = self._prepare(id, "chain", rng)
+        with self._connect(timeout=8.0) as client:
+            if not self._submit(client, id, prepared):
+                return
+            ends = {cancel(self._history, client, "scenes", id) for _ in range(2)}
+            if ends != {"CANCELLED"}:
+                return
+            with recorded(self._history, "scenes", "retry", {"job": id}) as call:
+                reply = submit.retry(client.calls, Handle(client, id).status(), [id])
+                call.answer = {"job": reply.job, "existed": reply.existed}
+            if call.answer:
+                self.expected[call.answer["job"]] = self.expected[id]
+                self.expected[id] = Expected("retried", "CANCELLED")
+                left = max(0.1, min(60.0, self.deadline - time.monotonic()))
+                with contextlib.suppress(Error, TimeoutError):
+                    Handle(client, call.answer["job"]).wait(timeout=left)
+
+    def _prepare(self, id: str, shape: str, rng: Random) -> submit.Prepared:
+        """Input, job file, and what must come of them."""
+        folder = self._home / "in" / id
+        folder.mkdir()
+        rows = [" ".join(rng.choices(WORDS, k=rng.randint(1, 6))) for _ in range(rng.randint(1, 40))]
+        (folder / "0000.txt").write_text("\n".join(rows) + "\n")
+        if shape == "sparse":
+            (folder / "0000.txt").write_text("one word\n")
+            (folder / "0001.txt").write_bytes(b"")
+        file = self._home / "jobs" / f"{id}.py"
+        text = Path(scene_jobs.__file__).read_text()
+        file.write_text(f"{text}\n\nimport mr\n\n{JOBS[shape]}\n")
+        self.expected[id] = expected(shape, sorted(folder.iterdir()), self._home / "again" / id)
+        env = {"CHAOS_MARKS": str(self._home / "marks"), "CHAOS_SECRET": SECRET}
+        env |= {"CHAOS_PEEKS": str(self.peeks), "CHAOS_KEYS": str(self._keys or "/nowhere")}
+        return submit.prepare(
+            submit.Request(
+                job_file=file,
+                inputs=(str(folder),),
+                output=str(self._home / "out" / id),
+                id=id,
+                flags={"env": env},
+            )
+        )
+
+    def _submit(self, client: Client, id: str, prepared: submit.Prepared) -> bool:
+        while time.monotonic() < self.deadline:
+            with recorded(self._history, "scenes", "submit", {"job": id}) as call:
+                reply = submit.send(client.calls, prepared)
+                call.answer = {"job": reply.job, "existed": reply.existed, "index": reply.index}
+            if call.answer:
+                return True
+            time.sleep(0.3)
+        return False
+
+    def _glance(self, client: Client, id: str) -> None:
+        """Watchers who go away in the middle (FT25)."""
+        for _ in range(3):
+            try:
+                for _event in Handle(client, id).follow(deadline=time.monotonic() + 0.2):
+                    break
+            except (Error, TimeoutError):
+                continue
+
+    def _wait(self, client: Client, id: str) -> None:
+        while time.monotonic() < self.deadline:
+            if status(self._history, client, "scenes", id) in outcome.OVER:
+                return
+            time.sleep(0.4)
+
+
+def expected(shape: str, files: list[Path], scratch: Path) -> Expected:
+    """What a job of `shape` makes of `files`."""
+    lines = [line for file in files for line in file.read_text().splitlines()]
+    found = Expected(shape)
+    match shape:
+        case "chain":
+            scratch.mkdir(parents=True, exist_ok=True)
+            for number, part in enumerate(reference.run(scene_jobs.words, scene_jobs.total, files, 2).parts):
+                (scratch / f"{number}").write_bytes(part)
+            answer = reference.run(_turned, scene_jobs.gather, sorted(scratch.iterdir()), 1)
+            found.files = _parts(answer.parts)
+        case "maponly":
+            found.files = {"part-m-00000": "".join(f"{line}\t{len(line)}\n" for line in lines).encode()}
+        case "sides":
+            answer = reference.run(lambda line: [(line.split()[0], 1)], scene_jobs.total, files, 1)
+            found.files = _parts(answer.parts)
+            found.files["side/m-00000/lines"] = "".join(f"{line}\n" for line in lines).encode()
+            found.counters = {"user:lines": len(lines), "user:letters": sum(map(len, lines))}
+        case "sparse":
+            found.files = _parts(reference.run(scene_jobs.words, scene_jobs.total, files, 7).parts)
+        case "peek":
+            counts = Counter(lines)
+            rows: Any = "".join(f"{line}\t{counts[line]}\n" for line in sorted(counts))
+            found.files = {"part-r-00000": rows.encode()}
+    return found
+
+
+def _turned(line: str) -> list[tuple[str, Any]]:
+    word, _, count = line.partition("\t")
+    return list(scene_jobs.turn(word, int(count)))
+
+
+def _parts(parts: list[bytes]) -> dict[str, bytes]:
+    return {f"part-r-{number:05d}": part for number, part in enumerate(parts)}

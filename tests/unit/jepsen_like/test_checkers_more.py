@@ -1,0 +1,350 @@
+"""The other half of the checkers: evidence spoilt in one place, what is allowed, what each says without evidence."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from jepsen_like import checkers
+from jepsen_like import checkers_access as access
+from jepsen_like import checkers_consensus as consensus
+from jepsen_like import checkers_data as data
+from jepsen_like import checkers_limits as limits
+from jepsen_like import checkers_refusals as refusals
+from jepsen_like.evidence import Evidence, Master, Worker
+from jepsen_like.history import Event
+from jepsen_like.verdict import Outcome, Verdict
+from tests.unit.jepsen_like.test_checkers import BAD, call, event, good, line, master, ran
+
+Spoil = Callable[[list[Event], Evidence], Any]
+ALONE = [["a", "b"], ["b", "a"], ["a", "c"], ["c", "a"], ["b", "c"], ["c", "b"]]
+
+
+def member(evidence: Evidence, number: int) -> dict[str, Any]:
+    return evidence.masters[number].dump[0]
+
+
+def third(evidence: Evidence, **head: Any) -> None:
+    """A third master, whose disk agrees unless `head` says otherwise."""
+    dump = copy.deepcopy(evidence.masters[1].dump)
+    dump[0] |= head
+    evidence.masters.append(Master(id="c", dump=dump, view=copy.deepcopy(evidence.masters[1].view)))
+
+
+def cut(links: list[list[str]], *, kind: str = "masters-apart", until: float = 13.0) -> list[Event]:
+    """A partition from 10 s on, proven."""
+    return [
+        event(10, "hurt", kind, {"cut": links}, id=70, who="nemesis"),
+        event(until, "note", "heals", kind, id=70, who="nemesis"),
+        event(until + 0.1, "heal", kind, id=70, who="nemesis"),
+        event(until + 0.2, "proof", kind, {"packets": 9}, id=70, who="nemesis"),
+    ]
+
+
+def occupied(refused: str = "OUTPUT_EXISTS", after: str = "aa", job: str = "full") -> list[Event]:
+    answer = {"refused": refused, "before": {"x": "aa"}, "after": {"x": after}}
+    return call(71, 8, "occupied", job, answer)
+
+
+def crowd(count: int) -> list[Worker]:
+    """One task, `count` attempts, each on a worker of its own, all at once."""
+    return [
+        Worker(
+            id=f"x{n}", journal=[line(0, "joined", leader="a", term=1), *ran(5, f"0.m-00009.a{n + 1}", 50)]
+        )
+        for n in range(count)
+    ]
+
+
+def starved(evidence: Evidence, others: int) -> None:
+    """Job wc gets nothing for a minute while others begin attempts."""
+    late = [line(t, "begun", f"0.m-00001.a{t}", term=1, runs=[]) for t in (16, 80)]
+    busy = [
+        line(20 + n, "begun", f"0.m-{n:05d}.a1", term=1, runs=[]) | {"job": "dead"} for n in range(others)
+    ]
+    evidence.workers.append(Worker(id="x", journal=[*busy, *late]))
+
+
+def damaged(how: str) -> Event:
+    what = {"file": "/w1/work/jobs/wc/map/0.m-00000.a2.seg", "how": how, "node": "w2"}
+    return event(3.9, "hurt", "damaged-map-output", {"damaged": [what]}, id=72, who="nemesis")
+
+
+MORE: list[tuple[str, Callable[..., Verdict], Spoil, str]] = [
+    (
+        "C2 a leader whom nobody's disk has voted for",
+        consensus.votes,
+        lambda h, e: (third(e, vote=None), member(e, 1).update(vote="b")),
+        "without a majority of votes: b voted for b; c did not vote",
+    ),
+    (
+        "C2 a vote is forgotten, and the term with it",
+        consensus.votes,
+        lambda h, e: (third(e, term=0), member(e, 1).update(term=0)),
+        "b never came to term 1",
+    ),
+    (
+        "C4 a later leader wrote over what was committed",
+        consensus.completeness,
+        lambda h, e: e.masters[1].dump[4].update(term=2, digest="zz", committed=False),
+        "lacked what was committed",
+    ),
+    (
+        "C4 a later leader's log was shorter",
+        consensus.completeness,
+        lambda h, e: (e.masters[1].dump.pop(4), e.masters[1].dump[3].update(term=3, committed=False)),
+        "lacked what was committed",
+    ),
+    (
+        "C4 the last leader lacks what it said was committed",
+        consensus.completeness,
+        lambda h, e: h.append(master(6, "a", "leader", 1, 9)),
+        "with a log to index 4",
+    ),
+    (
+        "C15 a write without a majority",
+        refusals.honest,
+        lambda h, e: (
+            third(e),
+            h.extend(cut(ALONE)),
+            h.extend(call(73, 11, "submit", "x", {"job": "x", "existed": False})),
+        ),
+        "no majority of masters could talk",
+    ),
+    (
+        "C15 a cancel while every master was dead",
+        refusals.honest,
+        lambda h, e: (
+            h.extend(cut([], kind="kill-all-masters")),
+            h.extend(call(73, 11, "cancel", "x", {"state": "CANCELLED"})),
+        ),
+        "every master was dead",
+    ),
+    (
+        "C15 a call that hangs",
+        refusals.honest,
+        lambda h, e: h.extend([event(10, "invoke", "cancel", {"job": "wc"}, id=74), event(99, "note", "x")]),
+        "had no answer after 89.0 s",
+    ),
+    (
+        "C15 an answer long after its deadline",
+        refusals.honest,
+        lambda h, e: h.extend(
+            [
+                event(10, "invoke", "status", {"job": "wc"}, id=74),
+                event(60, "fail", "status", {"error": "Unavailable"}, id=74),
+            ]
+        ),
+        "took 50.0 s",
+    ),
+    (
+        "C15 an error that is none of ours",
+        refusals.honest,
+        lambda h, e: h.extend(call(74, 10, "cancel", "wc", {"error": "AttributeError", "text": "!"}, "info")),
+        "no error of ours",
+    ),
+    ("D12 a full output is taken", refusals.occupied, lambda h, e: h.extend(occupied("")), "it was accepted"),
+    (
+        "D12 refused for another reason",
+        refusals.occupied,
+        lambda h, e: h.extend(occupied("QUOTA")),
+        "refused as QUOTA",
+    ),
+    (
+        "D12 something there changed",
+        refusals.occupied,
+        lambda h, e: h.extend(occupied(after="bb")),
+        "x changed",
+    ),
+    ("D12 the job exists", refusals.occupied, lambda h, e: h.extend(occupied(job="wc")), "has the job"),
+    (
+        "T5 three attempts at once",
+        limits.leases,
+        lambda h, e: e.workers.extend(crowd(3)),
+        "3 attempts of 0.m-00009",
+    ),
+    ("T13 a job starves", limits.starvation, lambda h, e: starved(e, 40), "got nothing from"),
+    (
+        "T15 a log that is never trimmed",
+        limits.bounded,
+        lambda h, e: h.append(
+            event(9, "note", "master", {"role": "leader", "term": 1, "log": 9000}, node="a")
+        ),
+        "9000 entries",
+    ),
+    (
+        "T15 a snapshot that grows with what is gone",
+        limits.bounded,
+        lambda h, e: e.masters[0].dump.append({"type": "snapshot", "index": 1, "bytes": 9 << 20}),
+        "for 2 jobs",
+    ),
+    (
+        "S6 a large message is taken",
+        limits.oversized,
+        lambda h, e: setattr(e.probes[2], "answer", "OK"),
+        "took a",
+    ),
+    (
+        "S6 memory grows with it",
+        limits.oversized,
+        lambda h, e: setattr(e.probes[2], "grew", 1 << 30),
+        "grew by",
+    ),
+    (
+        "S1 a stranger is answered",
+        access.strangers,
+        lambda h, e: setattr(e.probes[0], "answer", "NOT_FOUND"),
+        "to another CA",
+    ),
+    (
+        "S2 a worker submits",
+        access.roles,
+        lambda h, e: setattr(e.probes[1], "answer", "INVALID_ARGUMENT"),
+        "a worker",
+    ),
+    (
+        "S4 a task reads a key",
+        access.peeks,
+        lambda h, e: e.peeks[0].found.append("the key ca.key"),
+        "read the key ca.key",
+    ),
+    ("S7 a cancel leaves no line", access.audits, lambda h, e: e.audits.pop(), "Cancel of dead"),
+    ("S7 nobody did it", access.audits, lambda h, e: setattr(e.audits[0], "identity", ""), "by nobody"),
+    (
+        "D7 a reduce merged what was deleted before it was assigned",
+        data.damage,
+        lambda h, e: h.append(damaged("delete")),
+        "nothing was left",
+    ),
+]
+
+
+@pytest.mark.parametrize(("promise", "checker", "spoil", "words"), MORE, ids=[row[0] for row in MORE])
+def test_a_broken_promise_is_found(
+    promise: str, checker: Callable[..., Verdict], spoil: Spoil, words: str
+) -> None:
+    history, evidence = good()
+    spoil(history, evidence)
+    verdict = checker(history, evidence)
+    assert verdict.outcome is Outcome.INVALID, promise
+    assert words in verdict.reason, verdict.reason
+    assert verdict.excerpt, "a violation shows the smallest excerpt"
+    assert verdict.invariants
+
+
+FINE: list[tuple[str, Callable[..., Verdict], Spoil]] = [
+    (
+        "C2 a member that did not vote does not make its leader false",
+        consensus.votes,
+        lambda h, e: third(e, vote=None),
+    ),
+    (
+        "C2 a member that went on to a later term is not asked about the earlier",
+        consensus.votes,
+        lambda h, e: (third(e, term=5, vote="b"), member(e, 1).update(term=5, vote="b")),
+    ),
+    (
+        "C2 a disk that was taken away has forgotten lawfully",
+        consensus.votes,
+        lambda h, e: (
+            third(e, vote=None),
+            member(e, 1).update(term=0),
+            h.append(event(4, "hurt", "wiped-master", {"node": "b"}, id=75)),
+        ),
+    ),
+    (
+        "C4 a follower that lags has an old entry that nobody committed",
+        consensus.completeness,
+        lambda h, e: (third(e), e.masters[2].dump[4].update(term=0, digest="old", committed=False)),
+    ),
+    (
+        "C15 a majority on one side may write",
+        refusals.honest,
+        lambda h, e: (
+            third(e),
+            h.extend(cut(ALONE[:4])),
+            h.extend(call(73, 11, "submit", "x", {"job": "x", "existed": False})),
+        ),
+    ),
+    (
+        "C15 what was asked before the cut may be answered in it",
+        refusals.honest,
+        lambda h, e: (
+            third(e),
+            h.extend(cut(ALONE)),
+            h.append(event(9.9, "invoke", "cancel", {"job": "wc"}, id=76)),
+            h.append(event(10.1, "ok", "cancel", {"state": "CANCELLED"}, id=76)),
+        ),
+    ),
+    (
+        "C15 a cut that is not proven is no cut",
+        refusals.honest,
+        lambda h, e: (
+            third(e),
+            h.extend(cut(ALONE)[:3]),
+            h.extend(call(73, 11, "submit", "x", {"job": "x", "existed": False})),
+        ),
+    ),
+    ("D12 a refusal that touches nothing", refusals.occupied, lambda h, e: h.extend(occupied())),
+    ("T5 an attempt and its backup", limits.leases, lambda h, e: e.workers.extend(crowd(2))),
+    (
+        "T5 a worker that was away is not counted",
+        limits.leases,
+        lambda h, e: (
+            e.workers.extend(crowd(3)),
+            e.workers[-1].journal.insert(3, line(5.2, "joined", leader="a", term=2)),
+        ),
+    ),
+    ("T13 nobody else got anything either", limits.starvation, lambda h, e: starved(e, 3)),
+    (
+        "T13 something hurt meanwhile",
+        limits.starvation,
+        lambda h, e: (starved(e, 40), h.append(event(40, "hurt", "halves", {}, id=77))),
+    ),
+    (
+        "S4 without isolation nothing is promised",
+        access.peeks,
+        lambda h, e: (e.peeks[0].found.append("the key ca.key"), setattr(e.peeks[0], "isolation", "none")),
+    ),
+    ("D7 a bit may stand where no reduce reads", data.damage, lambda h, e: h.append(damaged("flip"))),
+]
+
+
+@pytest.mark.parametrize(("promise", "checker", "spoil"), FINE, ids=[row[0] for row in FINE])
+def test_what_is_allowed_is_not_blamed(promise: str, checker: Callable[..., Verdict], spoil: Spoil) -> None:
+    history, evidence = good()
+    spoil(history, evidence)
+    verdict = checker(history, evidence)
+    assert verdict.outcome is Outcome.VALID, f"{promise}: {verdict.reason}"
+
+
+LACKING: list[tuple[Callable[..., Verdict], Spoil]] = [
+    (consensus.votes, lambda h, e: e.masters.clear()),
+    (consensus.completeness, lambda h, e: e.masters.clear()),
+    (refusals.honest, lambda h, e: h.clear()),
+    (limits.leases, lambda h, e: e.workers.clear()),
+    (limits.starvation, lambda h, e: h.clear()),
+    (limits.bounded, lambda h, e: h.clear()),
+    (limits.oversized, lambda h, e: e.probes.clear()),
+    (access.strangers, lambda h, e: e.probes.clear()),
+    (access.roles, lambda h, e: e.probes.clear()),
+    (access.audits, lambda h, e: h.clear()),
+]
+
+
+@pytest.mark.parametrize(("checker", "take_away"), LACKING, ids=[row[0].__name__ for row in LACKING])
+def test_without_its_evidence_a_checker_says_unknown_and_which(
+    checker: Callable[..., Verdict], take_away: Spoil
+) -> None:
+    history, evidence = good()
+    take_away(history, evidence)
+    verdict = checker(history, evidence)
+    assert verdict.outcome is Outcome.UNKNOWN
+    assert "no evidence: " in verdict.reason
+
+
+def test_every_checker_has_a_row() -> None:
+    assert {checker for _, checker, _, _ in (*BAD, *MORE)} == set(checkers.CHECKERS)

@@ -35,6 +35,7 @@ Link = tuple[str, str]
 _PIECE = 64 * 1024
 _TRICKLE_S = 0.05  # a slow link moves a little this often
 _LOOK_S = 0.5  # new processes are looked for this often
+_STRANGER_S = 10.0  # between fork and exec a process has its parent's environment
 _NETLINK_SOCK_DIAG, _SOCK_DIAG_BY_FAMILY = 4, 20  # linux/netlink.h, linux/sock_diag.h
 
 
@@ -79,6 +80,7 @@ class Proxies:
         self._nodes: dict[int, str] = {}
         self._expected: set[str] = set()
         self._looked = 0.0
+        self._strangers: dict[int, float] = {}
         self._harness = os.getppid()
 
     async def open(self, gate: Gate) -> tuple[str, int]:
@@ -224,7 +226,7 @@ class Proxies:
         """The nodes' processes. Looks for new ones only when one is missing: it takes a while."""
         alive = {pid: node for pid, node in self._nodes.items() if os.path.exists(f"/proc/{pid}")}
         if set(alive.values()) != self._expected and time.monotonic() > self._looked + _LOOK_S:
-            alive = nodes(self._prefix)
+            alive = nodes(self._prefix, self._strangers)
             self._looked = time.monotonic()
         self._nodes = alive
         return list(alive.items())
@@ -254,19 +256,29 @@ def socket_inode(near: tuple[str, int], far: tuple[str, int]) -> int:
     return int(inode)
 
 
-def nodes(prefix: str) -> dict[int, str]:
-    """Process id -> node, of all processes of the harness `prefix`."""
-    found = {}
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
+def nodes(prefix: str, strangers: dict[int, float]) -> dict[int, str]:
+    """Process id -> node, of all processes of the harness `prefix`.
+
+    `strangers` is kept between calls: when a process was first seen that is nobody's. It is looked at again for a
+    while, as it may be about to become one, and then no more: a busy machine has hundreds.
+    """
+    found, now = {}, time.monotonic()
+    there = {int(entry) for entry in os.listdir("/proc") if entry.isdigit()}
+    for gone in strangers.keys() - there:
+        del strangers[gone]
+    for pid in there:
+        if now - strangers.get(pid, now) > _STRANGER_S:
             continue
         try:
-            words = (entry / "environ").read_bytes().split(b"\0")
+            words = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
         except OSError:
-            continue
+            words = []
         env = dict(word.split(b"=", 1) for word in words if b"=" in word)
         if env.get(ENVIRONMENT.encode()) == prefix.encode() and NODE.encode() in env:
-            found[int(entry.name)] = env[NODE.encode()].decode()
+            found[pid] = env[NODE.encode()].decode()
+            strangers.pop(pid, None)
+        else:
+            strangers.setdefault(pid, now)
     return found
 
 

@@ -14,6 +14,7 @@ from jepsen_like.place import Place
 from mr.errors import Error
 
 _TERM_S = 40.0  # a worker may finish what it runs for 25 s
+_REFUSES_S = 60.0  # on a machine with far more work than processors
 
 
 class Kill(Fault):
@@ -251,7 +252,7 @@ class DoubleStart(Fault):
         id = follower_of(place, rng)
         server = place.server(id)
         self._status: int | None = None
-        first, deadline = server.pid, time.monotonic() + 20
+        first, deadline = server.pid, time.monotonic() + _REFUSES_S
         with tempfile.TemporaryFile() as said:
             second = subprocess.Popen(server.argv, env=dict(server.env), stdout=said, stderr=said)
             try:

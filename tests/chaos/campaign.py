@@ -8,7 +8,7 @@ from random import Random
 from jepsen_like.fault import Fault
 from jepsen_like.run import RunConfig
 
-CHUNK = 11  # faults in one run: about a minute and a half of storm
+CHUNK = 15  # faults in one run: about two minutes of storm
 STORM_S = 60.0  # at least, so that jobs keep coming
 _FIVE = 5
 # A long campaign turns to these now and then, so that what matters most happens often.

@@ -27,6 +27,9 @@ def test_only_proven_faults_and_the_jobs_they_hurt_are_counted() -> None:
     for job in evidence.jobs:
         assert job.status is not None
         job.status |= {"submitted_ms": 1_000, "ended_ms": 6_000}
+    unended = evidence.jobs[1].status
+    assert unended is not None
+    unended["ended_ms"] = None  # as shown of a job that has not ended
     found = totals.Totals()
     found.add(Outcome.VALID, history, evidence, 60.0)
     assert (found.kills, found.power_cuts, found.bytes_lost, found.partitions) == (1, 1, 7, 1)

@@ -91,8 +91,8 @@ def hurt(history: Sequence[Event], evidence: Evidence) -> set[str]:
     for job in evidence.jobs:
         if job.status is None or job.id not in first:
             continue
-        lasted = max(0, job.status.get("ended_ms", 0) - job.status.get("submitted_ms", 0)) * 1_000_000
-        ended = first[job.id] + lasted
+        lasted = (job.status.get("ended_ms") or 0) - (job.status.get("submitted_ms") or 0)
+        ended = first[job.id] + max(0, lasted) * 1_000_000
         if any(began <= ended and healed >= first[job.id] for began, healed in pains):
             found.add(job.id)
     return found

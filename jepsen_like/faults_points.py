@@ -15,7 +15,7 @@ from contextlib import suppress
 from random import Random
 from typing import Any, ClassVar
 
-from jepsen_like import flood
+from jepsen_like import errand, flood
 from jepsen_like.control import KILL, STOP
 from jepsen_like.fault import Fault, Missed, follower_of, leader_of
 from jepsen_like.faults_pause import Zombie
@@ -103,6 +103,14 @@ class AtPoint(Fault):
             return {"node": id, "pid": hit["pid"], "status": status, **lost}
 
 
+class AtWork(AtPoint):
+    """A point that tasks come to: jobs are sent by."""
+
+    def bring_about(self, place: Place, rng: Random, over: threading.Event) -> None:
+        """See AtPoint."""
+        errand.run(place, "hostile-exit" if self.point.name == "cleaning" else "spill", over)
+
+
 class AtElection(AtPoint):
     """A point of an election: the leader is killed to have one."""
 
@@ -142,12 +150,6 @@ class AtTransfer(AtPoint):
             place.start(late, tries=1)
 
 
-class Rare(AtPoint):
-    """A point that only some of the jobs come to."""
-
-    patience_s = 40.0
-
-
 class Often(AtPoint):
     """A point that is passed again and again."""
 
@@ -163,12 +165,15 @@ class ZombieAtRename(Zombie):
 
     def victim(self, place: Place, rng: Random) -> str:
         """See Pause. The worker whose task process has come to the point, and stands there."""
-        nodes = sorted(place.workers)
+        nodes, over = sorted(place.workers), threading.Event()
+        errands = threading.Thread(target=errand.run, args=(place, "spill", over), daemon=True)
         try:
             arm(place, nodes, self._point, 0)
+            errands.start()
             await_hit(place, nodes, AtPoint.patience_s)
         finally:
             disarm(place, nodes)
+            over.set()
         first, *others = [id for id, _ in hits(place, nodes)] or [""]
         for id in others:  # two came at once: one is enough
             place.kill(id)
@@ -217,21 +222,18 @@ _HOW: dict[str, type[AtPoint]] = {
     "snapshot-piece": AtTransfer,
     "snapshot-received": AtTransfer,
     "snapshot-installed": AtTransfer,
-    "fetching": Rare,
-    "spilled": Rare,
-    "cleaning": Rare,
     "batch-unsynced": Often,
     "batch-synced": Often,
-    "map-record": Often,
     "committed-unanswered": Often,
     "assign-unsent": Often,
     "settled-unsent": Often,
+    "publication-heard": AtWork,
 }
 
 
 def _fault(point: Point) -> type[AtPoint]:
     """The fault of one row."""
-    base = _HOW.get(point.name, AtPoint)
+    base = _HOW.get(point.name, AtPoint if point.role == MASTER else AtWork)
     what = {MASTER: "A master dies", TASK: "A worker dies"}.get(point.role, "A worker dies")
     return type(
         "At" + point.name.title().replace("-", ""),

@@ -160,6 +160,7 @@ class ZombieAtRename(Zombie):
     """A worker that may publish stops before the rename, for longer than its lease, then goes on (FT5)."""
 
     name = "zombie-before-rename"
+    group = AtPoint.group  # a node has one page, so one point is armed at a time
     cites = ("FT5", "FT8", "FD13")
     _point = next(point for point in POINTS if point.name == "output-unrenamed")
 
@@ -224,7 +225,7 @@ _HOW: dict[str, type[AtPoint]] = {
     "snapshot-installed": AtTransfer,
     "batch-unsynced": Often,
     "batch-synced": Often,
-    "committed-unanswered": Often,
+    "committed-unanswered": AtWork,
     "assign-unsent": Often,
     "settled-unsent": Often,
     "publication-heard": AtWork,

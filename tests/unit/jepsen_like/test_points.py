@@ -37,6 +37,13 @@ def test_every_point_is_a_fault(name: str) -> None:
     assert fault.cites == NAMED[name].cites
 
 
+def test_one_point_is_armed_at_a_time() -> None:
+    """A node has one page: two faults that arm a point would disarm each other, so they exclude each other."""
+    arming = [fault for fault in FAULTS.values() if fault.__module__ == faults_points.__name__]
+    assert len(arming) == len(POINTS) + 1
+    assert len({fault.group for fault in arming}) == 1
+
+
 # One process that takes a job from its map to its publication, through the launcher's wrappers.
 STORY = """
 import sys

@@ -106,7 +106,8 @@ def retry(table: TaskTable, command: table_pb2.RetryJob) -> list[Event]:
     again = table_pb2.SubmitJob(request_id=command.request_id, identity=command.identity)
     again.spec.CopyFrom(job.spec)
     again.spec.job_id = next_try(job.id, table.jobs.keys() | table.ended.keys())
-    again.spec.staging = job.spec.staging.replace(job.id, again.spec.job_id)
+    # only its end is the job's name (mr/output.py): the rest is the output's, which may hold the name, too
+    again.spec.staging = job.spec.staging.removesuffix(job.id) + again.spec.job_id
     return submit(table, again)
 
 

@@ -1,11 +1,18 @@
-"""P-06: the side files of every winner are published, also those of maps whose pairs went to reduces."""
+"""P-06: the side files of every winner are published, also those of maps whose pairs went to reduces. And where another
+try of a job stages its output."""
 
 from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
 
 from master import orders
 from master.ids import COMMIT, AttemptKey
 from master.task_table import TaskTable
+from mr.output import check_nonce, prepare_staging
 from mr.rpc import job_pb2, table_pb2
+from mr.submit import _stage_again
 from tests.scenarios.commands import command
 
 STORY = (
@@ -58,3 +65,18 @@ def test_side_files_of_every_step_and_kind_are_published_once() -> None:
 
 def test_a_snapshot_keeps_them() -> None:
     assert published(played(thaw_after="complete m-0#2 w1")) == published(played())
+
+
+@pytest.mark.parametrize("job", ["wc", "a"])
+@pytest.mark.parametrize("output", ["/data/out", "/data/wc", "/a/wc-a/wc"])
+def test_a_retry_has_the_staging_place_that_its_client_made(job: str, output: str, tmp_path: Path) -> None:
+    """Also when the path of the output holds the name of the job: then only its end changes."""
+    table = TaskTable()
+    submit = command(table, f"submit {job} maps=1 reduces=1")
+    submit.submit.spec.output.path = f"{tmp_path}{output}"
+    prepare_staging(submit.submit.spec)
+    for index, said in enumerate((submit, command(table, f"cancel {job}"), command(table, f"retry {job}"))):
+        table.apply(index + 1, table_pb2.Entry(term=1, now_ms=index, commands=[said]))
+    again = table.jobs[f"{job}-r1"].spec
+    _stage_again(table.jobs[job].spec, f"{job}-r1")
+    check_nonce(again)

@@ -128,7 +128,7 @@ def oversized(_history: Sequence[Event], evidence: Evidence) -> Verdict:
     wrong = [
         f"{p.server} took a message of {p.bytes:,} bytes: {p.method} was answered {p.answer}"
         for p in sent
-        if p.answer == "OK"
+        if p.answer not in {"RESOURCE_EXHAUSTED", "UNAVAILABLE"}
     ]
     wrong += [
         f"{p.server} grew by {p.grew:,} bytes over a message of {p.bytes:,} bytes"

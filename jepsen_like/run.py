@@ -57,7 +57,7 @@ class RunConfig:
     shapes: tuple[str, ...] = ()  # of jobs; () = all
     works: tuple[Work, ...] = ()  # instead of drawn jobs
     registers: bool = True
-    scenes: bool = True  # of users; not without registers
+    scenes: str = "all"  # of users: names with commas, "all", or "none"
     script: tuple[tuple[float, str, float], ...] = ()  # (at_s, fault, hurt_s): instead of a drawn schedule
     launcher: tuple[str, ...] = ()  # stands between `python -m` and each server's module
     settings: dict[str, str] = field(default_factory=dict)  # environment of the servers
@@ -157,7 +157,7 @@ def _attack(config: RunConfig, place: Place, folder: Path, history: History, say
     )
     reader = Reader(home / "out", history)
     registers = Registers(place.connect, config.seed, home, history)
-    scenes = Scenes(place.connect, config.seed, home, place.cluster.tls.dir, history)
+    scenes = Scenes(place.connect, config.seed, home, place.cluster.tls.dir, history, config.scenes)
     storm = Storm(place, history, steps)
     for step in steps:
         say(f"  at {step.at_s:6.1f} s  {step.fault} for {step.hurt_s:.1f} s")
@@ -167,7 +167,7 @@ def _attack(config: RunConfig, place: Place, folder: Path, history: History, say
     reader.start()
     clients.start()
     others: list[Registers | Scenes] = [registers] if config.registers else []
-    others += [scenes] if config.registers and config.scenes else []
+    others += [scenes] if config.scenes != "none" else []
     for other in others:
         other.start()
     storm.start()

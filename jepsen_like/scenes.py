@@ -57,15 +57,21 @@ class Expected:
 
 
 class Scenes(threading.Thread):
-    """Plays scene after scene, in an order drawn from the seed, until `until` (monotonic seconds). `expected` holds
-    every job that was begun."""
+    """Plays scene after scene, in an order drawn from the seed, until `until` (monotonic seconds); those that were
+    `wanted` by name, each once at least. `expected` holds every job that was begun."""
 
     def __init__(
-        self, connect: Callable[..., Client], seed: int, home: Path, keys: Path | None, history: History
+        self,
+        connect: Callable[..., Client],
+        seed: int,
+        home: Path,
+        keys: Path | None,
+        history: History,
+        wanted: str = "all",
     ) -> None:
         super().__init__(name="scenes", daemon=True)
         self._connect, self._seed, self._home, self._keys = connect, seed, home, keys
-        self._history = history
+        self._history, self._wanted = history, wanted
         self.until = float("inf")
         self.deadline = float("inf")
         self.expected: dict[str, Expected] = {}
@@ -76,16 +82,15 @@ class Scenes(threading.Thread):
         for name in ("marks", "in", "out", "jobs", "peeks"):
             (self._home / name).mkdir(parents=True, exist_ok=True)
         rng = Random(f"scenes {self._seed}")
-        scenes: list[Callable[[str, Random], None]] = [
-            *(self._shape(shape) for shape in JOBS),
-            self._occupied,
-            self._retried,
-        ]
-        rng.shuffle(scenes)
+        scenes = {shape: self._shape(shape) for shape in JOBS}
+        scenes |= {"occupied": self._occupied, "retried": self._retried}
+        asked = self._wanted != "all"
+        names = [name.strip() for name in self._wanted.split(",")] if asked else sorted(scenes)
+        rng.shuffle(names)
         number = 0
-        while time.monotonic() < self.until - LAST_S or number == 0:
+        while time.monotonic() < self.until - LAST_S or number < (len(names) if asked else 1):
             try:
-                scenes[number % len(scenes)](f"{number:03d}", rng)
+                scenes[names[number % len(names)]](f"{number:03d}", rng)
             except Error as error:  # nobody answered while it was being prepared
                 self._history.record("scenes", "note", "no scene", str(error))
             number += 1

@@ -34,6 +34,7 @@ QUIET = {
     "faults": "none",
     "lossy": False,
     "registers": False,
+    "scenes": "none",
     "works": (work("wordcount", 0), work("sort", 1), work("index", 2, reduces=3)),
     "calm_s": 40.0,
 }

@@ -7,7 +7,7 @@ from typing import Any
 
 from tests.planted.bug import Bug, work
 
-STORM = {"workers": 2, "lossy": False, "calm_s": 45.0}
+STORM = {"workers": 2, "lossy": False, "calm_s": 45.0, "scenes": "none"}
 LIGHT = tuple(work("tiny", n, files=1, reduces=1, at_s=0.7 * n) for n in range(20))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from tests.planted.bug import QUIET, Bug, work
 
-STORM = {"workers": 3, "lossy": False, "calm_s": 45.0, "registers": False}
+STORM = {"workers": 3, "lossy": False, "calm_s": 45.0, "registers": False, "scenes": "none"}
 SHORT_LEASE = {"MR_MASTER__WORKER_LEASE": "5s"}
 PACED = (work("long", 0, files=14, lines=20, reduces=2, map_s=1.0), work("wordcount", 1, files=6, map_s=0.5))
 SLOW_REDUCES = (

@@ -6,7 +6,7 @@ from typing import Any
 
 from tests.planted.bug import QUIET, Bug, work
 
-STORM = {"workers": 2, "lossy": False, "calm_s": 45.0, "registers": False}
+STORM = {"workers": 2, "lossy": False, "calm_s": 45.0, "registers": False, "scenes": "none"}
 PACED = (work("long", 0, files=14, lines=20, reduces=2, map_s=1.0),)
 
 

@@ -40,8 +40,8 @@ bench: setup
 bench-consensus: setup
 	$(PY) -m tests.bench.consensus
 
-sim: setup  ## make sim SEEDS=2000, or SEEDS=500-900
-	PYTHONHASHSEED=0 $(PY) -m tests.simulation.run --seeds $(or $(SEEDS),500)
+sim: setup  ## make sim SEEDS=2000, or SEEDS=500-900, or THEME=votes
+	PYTHONHASHSEED=0 $(PY) -m tests.simulation.run --seeds $(or $(SEEDS),500) $(if $(THEME),--theme "$(THEME)")
 
 chaos: setup  ## make chaos, or make chaos HOURS=2
 	.ci/system-packages

@@ -25,9 +25,11 @@ class Watermark:
     """The last index, its term and the current term that were once durable; two slots, written in turn."""
 
     def __init__(self, path: Path, *, create: bool) -> None:
+        # A new one gets its name with its content: an empty file that a crash left would be taken for damage.
+        aside = path.with_suffix(".new")
         try:
             flags = os.O_RDWR | os.O_DSYNC | (os.O_CREAT if create else 0)
-            self._file = os.open(path, flags, 0o600)
+            self._file = os.open(aside if create else path, flags, 0o600)
         except FileNotFoundError:
             raise damaged("log", f"{path} is missing") from None
         self._sequence, self._term, self._last, self._last_term = self._read(path, create)
@@ -35,6 +37,7 @@ class Watermark:
         self._dirty = False
         if create:
             self.write()
+            aside.rename(path)
 
     def check(self, hard: Hard, entries: list[Entry]) -> None:
         """Raises RefusedToStart when less is there than was durable."""

@@ -1,4 +1,4 @@
-"""`make sim SEEDS=2000` or `SEEDS=500-900`: simulated histories of the consensus layer on all cores.
+"""`make sim SEEDS=2000`, `SEEDS=500-900`, `THEME=votes`: simulated histories of the consensus layer on all cores.
 
 A history is a function of its seed alone; so that this holds, the program runs itself again with a fixed
 hash seed.
@@ -21,6 +21,7 @@ import argparse
 import signal
 
 from tests.simulation.consensus.histories import Result, parallel
+from tests.simulation.consensus.themes import THEMES
 
 
 def seeds(text: str) -> tuple[int, int]:
@@ -34,6 +35,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make sim")
     parser.add_argument("--seeds", type=seeds, default=(0, 499), help="a count, or a range a-b")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--theme", choices=sorted(THEMES), help="of all seeds; else each has its own")
     parser.add_argument("--failures", type=int, default=1, help="go on until so many histories failed")
     options = parser.parse_args()
     first, last = options.seeds
@@ -44,7 +46,7 @@ def main() -> int:
 
     result = Result()
     try:
-        for part in parallel(first, last, options.processes, options.failures):
+        for part in parallel(first, last, options.processes, options.failures, options.theme):
             result.add(part)
             for failure in part.failures:
                 print(failure, flush=True)
@@ -58,7 +60,8 @@ def main() -> int:
     print(f"{result.seeds} seeds ({first}-{last}) in {time.monotonic() - began:.0f} s: {counted}")
     if result.failures:
         again = result.failures[0].seed
-        print(f"FAILED: {len(result.failures)}; play one again with make sim SEEDS={again}-{again}")
+        theme = f" THEME='{options.theme}'" if options.theme else ""
+        print(f"FAILED: {len(result.failures)}; play one again with make sim SEEDS={again}-{again}{theme}")
         return 1
     print("every history that was played was clean")
     return 0

@@ -8,6 +8,7 @@ from consensus.fence import Entry
 from jepsen_like.linearizability import Operation, Register, check
 from jepsen_like.verdict import Outcome
 from tests.simulation.consensus.disk import SimStore
+from tests.simulation.consensus.plan import TIMING
 
 
 class Violation(Exception):
@@ -22,6 +23,7 @@ class Checker:
         self.majority = len(disks) // 2 + 1
         self.leaders: dict[int, tuple[str, int]] = {}  # term -> (member, its life)
         self.votes: dict[tuple[str, int], str] = {}  # (member, term) -> candidate
+        self.voters: dict[tuple[int, str], set[str]] = {}  # (term, candidate) -> who ever voted for it
         self.terms: dict[str, int] = {}  # the highest term each member has shown
         self.identity: dict[
             tuple[int, int], tuple[bytes, int]
@@ -51,6 +53,7 @@ class Checker:
 
     def voted(self, member: str, term: int, candidate: str) -> None:
         """C2: one vote a term, across restarts."""
+        self.voters.setdefault((term, candidate), set()).add(member)
         known = self.votes.setdefault((member, term), candidate)
         if known != candidate:
             raise Violation(f"C2 vote: {member} voted in term {term} for {known} and for {candidate}")
@@ -72,6 +75,9 @@ class Checker:
         known = self.leaders.setdefault(term, (member, life))
         if known != (member, life):
             raise Violation(f"C1 election safety: {known} and {(member, life)} lead term {term}")
+        voters = self.voters.get((term, member), set())
+        if len(voters) < self.majority > 1:
+            raise Violation(f"C1 election safety: {member} leads term {term} elected by {sorted(voters)}")
         base = log[0][1]
         for index, (command, entry_term) in self.committed.items():
             if index <= base or self.committed_in[index] >= term:
@@ -85,11 +91,13 @@ class Checker:
     def step(self, member: str, commit: int, log: Any, term: int) -> None:
         """C5: what is committed is the same everywhere. C8: and on the disks of a majority."""
         seen = self.seen.get(member, 1)
-        if commit <= seen:
-            return
         base, last = log[0][1], log[-1][1]
         if commit > last:
             raise Violation(f"C5 {member} counts entry {commit} as committed and has {last} entries")
+        if commit <= seen:
+            if commit < seen:
+                raise Violation(f"C5 {member} counted entry {seen} as committed and now {commit}")
+            return
         for index in range(max(seen, base) + 1, commit + 1):
             command, _, entry_term = log[index - base]
             known = self.committed.setdefault(index, (command, entry_term))
@@ -133,6 +141,12 @@ class Checker:
                 raise Violation(f"C9 no resurrection: {command} was definitely refused and is applied")
             if self.applied_at.setdefault(command, index) != index:
                 raise Violation(f"C7 {command} is applied at {self.applied_at[command]} and at {index}")
+
+    def still_leads(self, member: str, silent_s: float, awake_s: float) -> None:
+        """C12: who has not heard a majority for longer than the lease leads no more; after a pause of its own it may
+        ask once more, which takes two heartbeats."""
+        if silent_s > TIMING.lease_s + 1e-6 and awake_s > 2 * TIMING.heartbeat_s + 0.01:
+            raise Violation(f"C12 lease: {member} leads and has heard no majority for {silent_s:.3f} s")
 
     # -- the client's side
 

@@ -7,6 +7,7 @@ import multiprocessing
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from tests.simulation.consensus.plan import Fault, Profile, draw, profile
 from tests.simulation.consensus.world import World
@@ -19,6 +20,7 @@ class Failure:
     """What went wrong in a history, and what led to it."""
 
     seed: int
+    theme: str
     error: str
     faults: tuple[Fault, ...]
     trace: tuple[str, ...]
@@ -31,7 +33,8 @@ class Failure:
     def __str__(self) -> str:
         told = "\n".join(f"    {line}" for line in self.trace[-60:])
         faults = "\n".join(f"    {fault}" for fault in self.faults)
-        return f"seed {self.seed}: {self.error}\n  faults left after shrinking:\n{faults}\n  trace:\n{told}"
+        head = f"seed {self.seed} ({self.theme}): {self.error}"
+        return f"{head}\n  faults left after shrinking:\n{faults}\n  trace:\n{told}"
 
 
 @dataclass(slots=True)
@@ -59,19 +62,20 @@ def play(
         world.run()
     except Exception as error:
         text = f"{type(error).__name__} {error}" if type(error).__name__ != "Violation" else str(error)
-        return world.counts, Failure(seed, text, tuple(faults), tuple(world.trace))
+        return world.counts, Failure(seed, kind.theme, text, tuple(faults), tuple(world.trace))
     return world.counts, None
 
 
-def run(seeds: Iterable[int]) -> Result:
-    """Plays the histories of `seeds`; failing ones are shrunk."""
+def run(seeds: Iterable[int], theme: str | None = None) -> Result:
+    """Plays the histories of `seeds`, each of its own theme or of the one named; failing ones are shrunk."""
     logging.disable(logging.CRITICAL)
     result = Result()
     for seed in seeds:
-        kind = profile(seed)
+        kind = profile(seed, theme)
         counts, failure = play(seed, kind, draw(seed, kind))
         result.seeds += 1
         result.counts += counts
+        result.counts[f"theme {kind.theme}"] += 1
         if failure is not None:
             result.failures.append(shrink(failure, kind))
     return result
@@ -103,12 +107,14 @@ def shrink(failure: Failure, kind: Profile) -> Failure:
     return best
 
 
-def parallel(first: int, last: int, processes: int, stop_at: int = 1) -> Iterator[Result]:
+def parallel(
+    first: int, last: int, processes: int, stop_at: int = 1, theme: str | None = None
+) -> Iterator[Result]:
     """Results as they come, for seeds first..last; ends after `stop_at` failures."""
     chunks = [range(s, min(s + CHUNK, last + 1)) for s in range(first, last + 1, CHUNK)]
     failed = 0
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        for result in pool.imap_unordered(run, chunks):
+        for result in pool.imap_unordered(partial(run, theme=theme), chunks):
             yield result
             failed += len(result.failures)
             if failed >= stop_at:

@@ -10,7 +10,7 @@ drop     one frame in twenty is lost
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 MODES = ("tcp", "stale", "reorder", "dup", "drop")
@@ -18,8 +18,10 @@ SILENCE_S = 2.0  # after this long without a byte a session is given up (keepali
 
 
 class Network:
-    """Every pair has one session; each direction may be stalled. `peers` are told on_up, on_down,
-    on_reset."""
+    """Every pair has one session; each direction may be stalled. `peers` are told on_up and on_down.
+
+    `slow` names kinds of messages of which a share comes late: (share, seconds at most). `twice` those of which a
+    share comes again, in whatever network."""
 
     def __init__(
         self,
@@ -30,8 +32,11 @@ class Network:
         now: Callable[[], float],
         at: Callable[[float, Callable[[], None]], None],
         peers: dict[str, Any],
+        slow: Mapping[str, tuple[float, float]],
+        twice: Mapping[str, tuple[float, float]],
     ) -> None:
         self.mode, self.members, self.rng = mode, members, rng
+        self.slow, self.twice = slow, twice
         self.now, self.at, self.peers = now, at, peers
         self.standing: dict[tuple[str, str], bool] = {}
         self.session: dict[tuple[str, str], int] = {}
@@ -39,6 +44,15 @@ class Network:
         self.arrival: dict[tuple[str, str], float] = {}
         self.calm = False
         self.sent = 0
+
+    @property
+    def forgets_old_sessions(self) -> bool:
+        """What was under way in a session that broke never arrives."""
+        return self.mode == "tcp"
+
+    def outlives(self, life: int, now: int) -> bool:
+        """A message to one life of a process arrives in another."""
+        return life == now or self.mode == "stale"
 
     @staticmethod
     def pair(a: str, b: str) -> tuple[str, str]:
@@ -54,6 +68,10 @@ class Network:
         delay = rng.expovariate(200.0)
         if not self.calm and rng.random() < 0.02:
             delay += rng.uniform(0, 1.0)
+        if message["type"] in self.slow and not self.calm:
+            share, longest = self.slow[message["type"]]
+            if rng.random() < share:
+                delay += rng.uniform(0, longest)
         when = max(self.now() + delay, self.stalled.get(way, 0.0) + delay)
         if self.mode in ("tcp", "stale"):
             when = self.arrival[way] = max(when, self.arrival.get(way, 0.0) + 1e-6)
@@ -64,10 +82,14 @@ class Network:
         if self.mode == "dup" and rng.random() < 0.15:
             again = when - self.now() + rng.uniform(0, 1.5)
             self.at(again, lambda: self._arrive(pair, session, deliver))
+        share, longest = self.twice.get(message["type"], (0.0, 0.0))
+        if share and not self.calm and rng.random() < share:
+            again = when - self.now() + rng.uniform(0, longest)
+            self.at(again, lambda: self._arrive(pair, session, deliver))
         return True
 
     def _arrive(self, pair: tuple[str, str], session: int, deliver: Callable[[], None]) -> None:
-        if self.mode == "tcp" and session != self.session[pair]:
+        if self.forgets_old_sessions and session != self.session[pair]:
             return
         if self.standing.get(pair):
             deliver()

@@ -14,349 +14,18 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from consensus.applying import Applier, Item, Lead, Poisoned, Proposal
-from consensus.config import Limits, ReplicaConfig, Timing
-from consensus.core import LEADER, NO_OP
-from consensus.journal import align
+from consensus.applying import Proposal
+from consensus.core import LEADER
 from consensus.node import Node
-from consensus.replica import CommitUnknown
-from consensus.rpc import raft_pb2 as pb
-from consensus.wire import VOTE, VOTED, Message, decode, encode
-from jepsen_like.linearizability import Operation
+from consensus.wire import Message
 from tests.simulation.consensus.checks import Checker, Violation
-from tests.simulation.consensus.disk import Crash, SimJournal, SimShelf, SimStore
-from tests.simulation.consensus.machine import Registers
+from tests.simulation.consensus.clients import Call, Deaf
+from tests.simulation.consensus.member import Member
 from tests.simulation.consensus.network import Network
-from tests.simulation.consensus.plan import Fault, Profile
+from tests.simulation.consensus.plan import Fault, Profile, limits
+from tests.simulation.consensus.themes import THEMES
 
-TIMING = Timing(heartbeat_s=0.09, election_min_s=0.3, election_max_s=0.6, lease_s=0.3)
 CALM_S = 20.0  # after the last fault: everything must be well again within this
-GIVE_UP_S = 1.0  # a client waits this long for one answer
-
-
-def limits(kind: Profile) -> Limits:
-    """Small enough that a history of seconds meets every limit."""
-    return Limits(
-        command_bytes=200,
-        append_bytes=250 if kind.small_appends else 4000,
-        window_bytes=500 if kind.small_appends else 16000,
-        uncommitted_entries=60,
-        apply_lag_entries=40,
-        piece_bytes=300,
-        window_pieces=2,
-        compact_bytes=1 << 30,
-        compact_entries=25 if kind.snapshots else 1 << 30,
-        keep_entries=4,
-    )
-
-
-class Member:
-    """One member over all its lives: the shell of its node."""
-
-    def __init__(self, world: World, name: str) -> None:
-        self.world, self.name = world, name
-        self.rng = random.Random(f"member-{world.seed}-{name}")
-        self.disk = SimStore(random.Random(f"disk-{world.seed}-{name}"), world.at)
-        self.disk.now = lambda: world.clock
-        self.rate = self.rng.uniform(0.95, 1.05)  # of its clock
-        self.offset = self.rng.uniform(0, 1000)
-        self.alive = False
-        self.life = 0
-        self.paused_until = 0.0
-        self.lag_until = 0.0
-        self.node: Any = None
-        self.applier: Any = None
-        self.machine: Any = None
-        self.dies_after: str | None = None  # the type of message that is its last
-        self._deferred: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
-        self._soon = False
-        self._timer = 0
-        self._led_term = -1
-
-    # -- the process
-
-    def start(self) -> None:
-        world, disk = self.world, self.disk
-        disk.open()
-        self.life += 1
-        self._soon, self._led_term, self._deferred = False, -1, []
-        world.checker.forget(self.name)
-        try:
-            journal = SimJournal(disk, world.checker.added)
-            shelf = SimShelf(disk)
-            latest = shelf.latest()
-            index, term = (latest.index, latest.term) if latest else (1, 0)
-            if not align(journal, index, term):
-                journal.add(NO_OP, index, term)
-            journal.sync()
-        except Crash:
-            self.die("while starting")
-            return
-        journal.on_durable(self.wake)
-        self.machine = Registers(self.name, world.checker)
-        stored = shelf.read()
-        if stored:
-            self.machine.restore(stored.data)
-        self.machine.index = index
-        self.applier = Applier(
-            self.machine,
-            applied=index,
-            term=term,
-            refuse=None,
-            wake=lambda: None,
-            keep=self._keep,
-            fetch=self._fetch,
-        )
-        config = ReplicaConfig(
-            id=self.name,
-            peers={m: f"{m}:1" for m in world.members},
-            listen="x:1",
-            data_dir=world.nowhere,
-            timing=TIMING,
-            limits=world.limits,
-        )
-        self.shelf = shelf
-        self.node = world.node_type(
-            config, journal, shelf, self, self.rng, handed=index, incarnation=world.count("starts")
-        )
-        self.alive = True
-        world.log("start", self.name, f"log {journal[0][1]}..{journal[-1][1]} term {self.node.term}")
-        self.wake()
-
-    def die(self, why: str, *, power: bool = False) -> None:
-        """The process is gone at once; what the disk had not synced is left to chance, or lost with the power."""
-        world = self.world
-        world.log("CRASH", self.name, why)
-        world.count("crashes")
-        self.alive, self.paused_until = False, 0.0
-        self.disk.crash(power=power)
-        world.checker.on_majority()
-        for other in world.members:
-            if other != self.name:
-                world.at(world.rng.uniform(0, 0.02), partial(world.network.reset, self.name, other))
-        for waiter in [w for w in world.pending if w.member is self]:
-            waiter.vanish()
-
-    def guarded(self, call: Callable[..., None], *arguments: Any) -> None:
-        """Runs one event on the node, applies what it committed, and looks at what it promised."""
-        if not self.alive:
-            return
-        if self.paused_until > self.world.clock:
-            if not self._deferred:
-                life = self.life
-                delay = self.paused_until - self.world.clock + 1e-6
-                self.world.at(delay, lambda: self._resume() if life == self.life else None)
-            self._deferred.append((call, arguments))
-            return
-        try:
-            call(*arguments)
-            if self.lag_until <= self.world.clock:
-                self.applier.run(lambda: False)
-        except Crash:
-            self.die("at a journal operation")
-            return
-        except Poisoned as error:
-            raise error.__cause__ or error from None
-        if self.alive:
-            self._look()
-
-    def _resume(self) -> None:
-        """After a pause: everything that came meanwhile, in the order it came."""
-        deferred, self._deferred = self._deferred, []
-        for call, arguments in deferred:
-            self.guarded(call, *arguments)
-
-    def _look(self) -> None:
-        node, checker = self.node, self.world.checker
-        if node.state == LEADER and node.term != self._led_term:
-            self._led_term = node.term
-            self.world.count("leaders")
-            self.world.log("leader", self.name, f"term {node.term} last {node.last}")
-            checker.leads(self.name, self.life, node.term, node.journal)
-        checker.step(self.name, node.commit, node.journal, node.term)
-
-    def wake(self) -> None:
-        """Has the tick run soon."""
-        if not self._soon and self.alive:
-            self._soon = True
-            life = self.life
-            self.world.at(self.rng.uniform(0, 0.001), lambda: self._tick(life))
-
-    def _tick(self, life: int) -> None:
-        if life != self.life or not self.alive:
-            return
-        if self.paused_until > self.world.clock:
-            self.world.at(self.paused_until - self.world.clock + 1e-6, lambda: self._tick(life))
-            return
-        self._soon = False
-        self.guarded(self.node.tick)
-        if self.alive:
-            self._timer += 1
-            timer = self._timer
-            delay = max(0.001, (self.node.next_tick() - self.now()) / self.rate)
-            self.world.at(delay, lambda: self.wake() if timer == self._timer and life == self.life else None)
-
-    # -- the link
-
-    def on_up(self, peer: str) -> None:
-        self.guarded(self.node.up, peer)
-        self.wake()
-
-    def on_down(self, peer: str) -> None:
-        def down() -> None:
-            self.node.down(peer)
-            self.node.reset(peer)
-
-        self.guarded(down)
-        self.wake()
-
-    def on_message(self, peer: str, message: Message) -> None:
-        self.world.count("messages")
-        self.guarded(self.node.receive, peer, message)
-        self.wake()
-
-    # -- the shell of the node
-
-    def now(self) -> float:
-        return self.offset + self.world.clock * self.rate
-
-    def send(self, peer: str, message: Message, bulk: bool) -> bool:
-        world = self.world
-        if message["type"] == VOTED and message["granted"] and not message["pre"]:
-            world.checker.voted(self.name, message["term"], peer)
-        elif message["type"] == VOTE and not message["pre"]:
-            world.checker.voted(self.name, message["term"], self.name)
-            world.count("requests")
-        world.checker.shown(self.name, self.disk.hard.term)
-        if message["type"] == self.dies_after and not message.get("pre") and message.get("success", True):
-            self.dies_after = None
-            world.at(self.rng.uniform(0, 0.0004), self._in_this_life(self.die, "power cut", power=True))
-            world.at(self.rng.uniform(0.01, 0.3), partial(world._restart, self.name))
-        target = world.peers[peer]
-        life = target.life
-        copy = (
-            decode(pb.Frame.FromString(encode(message).SerializeToString())) if world.wire else dict(message)
-        )
-
-        def deliver() -> None:
-            if target.life == life or world.network.mode == "stale":
-                world.trace_message(self.name, peer, copy)
-                target.on_message(self.name, copy)
-
-        return world.network.send(self.name, peer, message, deliver)
-
-    def hand(self, item: Item) -> None:
-        if isinstance(item, Lead):
-            self.world.log(self.name, "knows", item.leadership)
-        self.applier.put(item)
-
-    def applied(self) -> int:
-        return int(self.applier.applied)
-
-    def store_snapshot(self, meta: tuple[int, int, int, bytes]) -> None:
-        def stored() -> None:
-            if self.shelf.install(meta):
-                self.world.count("snapshots received")
-                self.world.at(self.rng.uniform(0, 0.01), self._in_this_life(self.node.snapshot_stored, meta))
-            else:
-                self.node.snapshot_refused()
-
-        self.world.at(self.rng.uniform(0.001, 0.05), self._in_this_life(stored))
-
-    def _in_this_life(self, call: Callable[..., None], *arguments: Any, **named: Any) -> Callable[[], None]:
-        life = self.life
-
-        def run() -> None:
-            if life == self.life:
-                self.guarded(partial(call, **named), *arguments)
-                self.wake()
-
-        return run
-
-    def _keep(self, index: int, term: int, serialise: Callable[[], bytes], waiter: Any) -> None:
-        def written() -> None:
-            self.shelf.write(index, term, serialise())
-            self.world.count("snapshots taken")
-            self.world.at(self.rng.uniform(0, 0.01), self._in_this_life(self.node.snapshot_taken, index))
-
-        self.world.at(self.rng.uniform(0.001, 0.05), self._in_this_life(written))
-
-    def _fetch(self) -> None:
-        def fetched() -> None:
-            stored = self.shelf.read()
-            assert stored is not None
-            self.applier.loaded(stored.index, stored.term, stored.data)
-            self.machine.index = stored.index
-
-        self.world.at(self.rng.uniform(0.0005, 0.02), self._in_this_life(fetched))
-
-
-class Call:
-    """A client's call: recorded for the linearizability check when it ends."""
-
-    def __init__(self, world: World, member: Member, name: str, key: str, action: str, value: Any) -> None:
-        self.world, self.member = world, member
-        self.name, self.key, self.action, self.value = name, key, action, value
-        self.invoked = world.clock
-        self.over = False
-        self.proposal: Proposal | None = None
-        world.pending.append(self)
-        world.at(GIVE_UP_S, self.give_up)
-
-    def done(self) -> bool:
-        return self.over
-
-    def set_result(self, result: Any) -> None:
-        if self.action == "read":
-            result = self.member.machine.values.get(self.key)
-        else:
-            self.world.checker.acknowledged[self.name] = self.member.machine.index
-        self.world.count("acknowledged")
-        self._record(result, self.world.clock)
-
-    def set_exception(self, error: Any) -> None:
-        if isinstance(error, CommitUnknown):
-            self.vanish()
-            return
-        self._end()
-        if self.action != "read":
-            self.world.checker.definitely_refused(self.name)
-
-    def give_up(self) -> None:
-        """The client's deadline: a command that no log has seen is withdrawn, any other is in doubt."""
-        if self.over:
-            return
-        node = self.member.node
-        if self.proposal is not None and self.member.alive and node.proposals.withdraw(self.proposal):
-            self._end()
-            self.world.checker.definitely_refused(self.name)
-        else:
-            self.vanish()
-
-    def vanish(self) -> None:
-        """No answer: it may have happened, or may yet."""
-        if not self.over:
-            self._record(None, None)
-
-    def _record(self, result: Any, returned: float | None) -> None:
-        self._end()
-        if self.action == "read" and returned is None:
-            return
-        self.world.checker.operations.append(
-            Operation(
-                process=self.name,
-                key=self.key,
-                action=self.action,
-                value=tuple(self.value) if self.action == "cas" else self.value,
-                result=result,
-                invoked=self.invoked,
-                returned=returned,
-            )
-        )
-
-    def _end(self) -> None:
-        self.over = True
-        self.world.pending.remove(self)
 
 
 class World:
@@ -372,16 +41,15 @@ class World:
         verbose: bool = False,
         wire: bool | None = None,
     ) -> None:
-        from pathlib import Path
-
         self.seed, self.kind, self.faults, self.node_type = seed, kind, faults, node_type
         self.verbose = verbose
         self.wire = seed % 8 == 0 if wire is None else wire  # the real frames cost time: every eighth history
-        self.nowhere = Path("/nowhere")
+        self.theme = THEMES[kind.theme]
         self.limits = limits(kind)
         self.clock = 0.0
         self.faulty = True
         self.rng = random.Random(f"world-{seed}")
+        self.dice = random.Random(f"dice-{seed}")  # of the faults of a theme
         self.members = [chr(ord("a") + i) for i in range(kind.members)]
         self.counts: Counter[str] = Counter()
         self.trace: deque[str] = deque(maxlen=400)
@@ -398,7 +66,12 @@ class World:
             now=lambda: self.clock,
             at=self.at,
             peers=self.peers,
+            slow=self.theme.slow,
+            twice=self.theme.twice,
         )
+        self.network.calm = self.theme.calm
+        self._spoils: deque[tuple[int, float, float]] = deque()
+        self._spoiled: set[int] = set()  # terms whose leader was looked at
 
     # -- machinery
 
@@ -442,6 +115,10 @@ class World:
         leader = self.leader()
         assert leader is not None
         self.checker.finish(set(leader.machine.names))
+        if self.theme.one_leader and self.counts["leaders"] > 1:
+            raise Violation(
+                f"C13 no disturbance: {self.counts['leaders']} leaders although the first one was well"
+            )
 
     def leader(self) -> Member | None:
         leading = [p for p in self.peers.values() if p.alive and p.node.state == LEADER]
@@ -459,7 +136,7 @@ class World:
         if self.faulty:
             for _ in range(self.rng.choice((1, 1, 1, 6))):
                 self._call()
-            self.at(self.rng.expovariate(1 / 0.06), self._client)
+            self.at(self.rng.expovariate(1 / self.theme.call_s), self._client)
 
     def _call(self) -> None:
         alive = [p for p in self.peers.values() if p.alive]
@@ -468,8 +145,15 @@ class World:
             return
         member = self.rng.choice(leading if leading and self.rng.random() < 0.95 else alive)
         self._names += 1
-        name, key = f"{self._names}", self.rng.choice("xyzuvw")
+        name, key = f"{self._names}", self.rng.choice(self.theme.keys)
         action = self.rng.choice(("write", "write", "cas", "read"))
+        if self.theme.deposed_readers:
+            action = (
+                "read" if self.rng.random() < self.theme.reads else self.rng.choice(("write", "write", "cas"))
+            )
+            if leading and self.rng.random() < 0.8:
+                by_term = sorted(leading, key=lambda p: p.node.term)
+                member = by_term[0] if action == "read" else by_term[-1]
         value: Any = None if action == "read" else self._names
         if action == "cas":
             value = [member.machine.values.get(key, 0), self._names]
@@ -548,7 +232,7 @@ class World:
     def fault_transfer(self) -> None:
         leader = self.leader()
         if leader:
-            leader.guarded(leader.node.transfer, None, 1.0, _Deaf())
+            leader.guarded(leader.node.transfer, None, 1.0, Deaf())
 
     def fault_snapshot(self, name: str) -> None:
         member = self.peers[name]
@@ -556,14 +240,8 @@ class World:
             member.guarded(member.node.snapshot)
 
     def fault_lose_disk(self, name: str, how: str) -> None:
-        """One disk at a time, and only while every other member has its own and may vote."""
-        others = [self.peers[m].disk for m in self.members if m != name]
         member = self.peers[name]
-        if (
-            not all(d.hard.voter for d in others)
-            or not member.disk.hard.voter
-            or self.newest_elsewhere(name) < 0
-        ):
+        if not self._may_lose_disk(name):
             return
         if member.alive:
             member.die("disk lost")
@@ -575,6 +253,175 @@ class World:
         self.checker.lost_disk(name)
         member.disk.lose()
         self.at(self.rng.uniform(0.1, 1.5), partial(self._restart, name))
+
+    # -- faults of themes
+
+    def fault_isolate_leader_from_members(self, lasts: float, reset: bool) -> None:
+        """Its clients still reach it."""
+        self.fault_isolate_leader(lasts, reset)
+
+    def fault_pause_leader(self, lasts: float) -> None:
+        leader = self.leader()
+        if leader:
+            self.fault_pause(leader.name, lasts)
+
+    def fault_power_cut(self, name: str, down: float) -> None:
+        if self.peers[name].alive:
+            self.peers[name].die("power cut", power=True)
+        self.at(down, partial(self._restart, name))
+
+    def fault_power_cut_all(self, down: float) -> None:
+        for name in self.members:
+            self.fault_power_cut(name, down * self.dice.uniform(0.5, 1.5))
+
+    def fault_power_cut_voter(self, name: str, kind: str) -> None:
+        """And somebody stands, so that it is asked."""
+        self.peers[name].dies_after = kind
+        others = [m for m in self.members if m != name]
+        self.fault_rivals(*self.dice.sample(others, 2), 0.3, False)
+
+    def fault_rivals(self, one: str, other: str, lasts: float, dies: bool) -> None:
+        """The leader is lost to all, and two members run out of patience at once."""
+        leader = self.leader()
+        if leader:
+            if dies:
+                self.fault_crash(leader.name, lasts)
+            else:
+                self.fault_isolate_leader(lasts, True)
+        for name in (one, other):
+            member = self.peers[name]
+            self.at(self.dice.uniform(0.005, 0.012), member.in_this_life(member.lose_patience))
+
+    def fault_spoil_next_leader(self, reach: int, lasts: float, down: float) -> None:
+        self._spoils.append((reach, lasts, down))
+
+    def fault_deaf_leader(self, reach: int, lasts: float, down: float) -> None:
+        """The present leader, and the next one too."""
+        self._spoils.append((reach, lasts, down))
+        leader = self.leader()
+        if leader and self._spoilable(leader):
+            self._spoil(leader, reach, lasts, down)
+
+    def fault_favourite_stands(self, name: str, dies: bool) -> None:
+        """It stands again and again, whoever leads."""
+        leader = self.leader()
+        if leader and leader.name != name:
+            self.fault_rivals(name, name, 0.2, dies)
+
+    def leads(self, member: Member, term: int) -> None:
+        """Before the first append of a term leaves: the leader may reach only a few, and die soon."""
+        if not self._spoils or term in self._spoiled or not self.faulty or not self._spoilable(member):
+            return
+        self._spoiled.add(term)
+        self._spoil(member, *self._spoils.popleft())
+
+    def _spoilable(self, member: Member) -> bool:
+        return not self.theme.favourite or member.name == self.members[0]
+
+    def _spoil(self, member: Member, reach: int, lasts: float, down: float) -> None:
+        others = [m for m in self.members if m != member.name]
+        self.dice.shuffle(others)
+        self.log("spoilt", member.name, f"reaches {others[:reach]} for {lasts} s, then down for {down} s")
+        for other in others[reach:]:
+            self.network.stall(member.name, other, lasts + 0.05)
+
+        def end() -> None:
+            if down:
+                self.fault_crash(member.name, down)
+            else:
+                for other in self.members:
+                    if other != member.name:
+                        self.network.reset(member.name, other)
+            next_one = self.peers[self.dice.choice(others)]
+            self.at(self.dice.uniform(0.02, 0.03), next_one.in_this_life(next_one.lose_patience))
+
+        self.at(lasts, member.in_this_life(end))
+
+    def fault_swap_disk(self, name: str, down: float) -> None:
+        self._lose_disk(name, down)
+
+    def fault_swap_voter(self, name: str, down: float) -> None:
+        """It loses its disk just after it voted, and somebody else stands again."""
+        others = [m for m in self.members if m != name]
+        one, other = self.dice.sample(others, 2)
+        self.fault_rivals(one, other, 0.3, False)
+        self.at(self.dice.uniform(0.01, 0.06), partial(self._lose_disk, name, down))
+
+    def fault_swap_between(self, down: float, lasts: float, stands: bool) -> None:
+        """A follower helps another into office, loses its disk, and comes back to the old leader alone."""
+        leader = self.leader()
+        if leader is None:
+            return
+        rival, voter, *rest = self.dice.sample(
+            [m for m in self.members if m != leader.name], len(self.members) - 1
+        )
+        for name in (rival, *rest):
+            self.network.stall(leader.name, name, lasts)
+            self.network.stall(name, leader.name, lasts)
+        for name in self.members:
+            if name != leader.name:
+                self.network.reset(leader.name, name)
+        member = self.peers[rival]
+        self.at(self.dice.uniform(0.003, 0.008), member.in_this_life(member.lose_patience))
+
+        def swap() -> None:
+            for name in (rival, *rest):
+                self.network.stall(voter, name, lasts)
+                self.network.stall(name, voter, lasts)
+            self._lose_disk(voter, down)
+
+        def stand() -> None:
+            self.network.reset(leader.name, voter)
+            chosen = self.peers[self.dice.choice((leader.name, voter))]
+            if chosen.alive:
+                chosen.lose_patience()
+
+        self.at(self.dice.uniform(0.02, 0.06), swap)
+        if stands:
+            self.at(self.dice.uniform(0.25, 0.5), stand)
+
+    def _lose_disk(self, name: str, down: float) -> None:
+        if self.faulty and self._may_lose_disk(name):
+            if self.peers[name].alive:
+                self.peers[name].die("disk lost")
+            self.count("disks lost")
+            self.checker.lost_disk(name)
+            self.peers[name].disk.lose()
+            self.at(down, partial(self._restart, name))
+
+    def _may_lose_disk(self, name: str) -> bool:
+        """One disk at a time, and only while every other member has its own and may vote."""
+        others = [self.peers[m].disk for m in self.members if m != name]
+        mine = self.peers[name].disk.hard.voter
+        return mine and all(d.hard.voter for d in others) and self.newest_elsewhere(name) >= 0
+
+    def _followers(self, chance: float, count: int = 1) -> list[str]:
+        """Some followers, while all are well."""
+        leader = self.leader()
+        well = all(p.alive and p.paused_until <= self.clock for p in self.peers.values())
+        whole = all(until <= self.clock for until in self.network.stalled.values())
+        standing = all(self.network.standing.values())
+        if leader is None or not (well and whole and standing):
+            return []
+        followers = [m for m in self.members if m != leader.name]
+        first = int(chance * len(followers))
+        return (followers[first:] + followers[:first])[:count]
+
+    def fault_followers_away(self, chance: float, count: int, lasts: float, way: str) -> None:
+        if names := self._followers(chance, count):
+            self.fault_partition(tuple(names), lasts, way)
+
+    def fault_follower_paused(self, chance: float, lasts: float) -> None:
+        for name in self._followers(chance):
+            self.fault_pause(name, lasts)
+
+    def fault_follower_crashes(self, chance: float, down: float) -> None:
+        for name in self._followers(chance):
+            self.fault_crash(name, down)
+
+    def fault_follower_slow(self, chance: float, lasts: float) -> None:
+        for name in self._followers(chance):
+            self.fault_slow_disk(name, lasts)
 
     def newest_elsewhere(self, name: str) -> int:
         """Whether the newest committed entry is on the disk of some other member."""
@@ -633,16 +480,3 @@ class World:
             for p in self.peers.values()
         ]
         raise Violation("C14 liveness: not well again: " + "; ".join(about))
-
-
-class _Deaf:
-    """Nobody waits for this."""
-
-    def done(self) -> bool:
-        return True
-
-    def set_result(self, result: Any) -> None:
-        pass
-
-    def set_exception(self, error: Any) -> None:
-        pass

@@ -112,6 +112,18 @@ class Ring(Partition):
         return [(a, b) for a, b in among(ring) if frozenset((a, b)) not in seen]
 
 
+class MastersApart(Partition):
+    """No master reaches another; clients and workers reach them all (C15: nothing may be acknowledged)."""
+
+    name = "masters-apart"
+    masters = 3
+    cites = ("FC8",)
+
+    def links(self, place: Place, rng: Random) -> list[Link]:
+        """See Partition."""
+        return among(sorted(place.masters))
+
+
 class LeaderDeaf(Partition):
     """The leader is heard by all masters and hears none (FC9)."""
 
@@ -275,6 +287,7 @@ FAULTS: tuple[type[Fault], ...] = (
     Minority,
     Bridge,
     Ring,
+    MastersApart,
     LeaderDeaf,
     LeaderMute,
     WorkersApart,

@@ -14,7 +14,7 @@ import pytest
 from jepsen_like import storm
 from jepsen_like.fault import Fault, Missed
 from jepsen_like.faults import FAULTS
-from jepsen_like.faults_partition import Bridge, Halves, LeaderDeaf, LeaderMute, Minority, Ring
+from jepsen_like.faults_partition import Bridge, Halves, LeaderDeaf, LeaderMute, MastersApart, Minority, Ring
 from jepsen_like.history import History
 from jepsen_like.links import among, between
 from jepsen_like.nemesis import Step, schedule
@@ -57,6 +57,8 @@ def test_partitions_are_what_they_are_called(seed):
     assert heard == {"a": set(), "b": {"a", "c"}, "c": {"a", "b"}}
     heard = reach(set(LeaderMute().links(three, rng)), "abc")
     assert heard == {"a": {"b", "c"}, "b": {"c"}, "c": {"b"}}
+    heard = reach(set(MastersApart().links(three, rng)), "abc")
+    assert heard == {"a": set(), "b": set(), "c": set()}
     heard = reach(set(Bridge().links(three, rng)), "abc")
     assert sorted(map(len, heard.values())) == [1, 1, 2]
     heard = reach(set(Ring().links(five, rng)), "abcde")
@@ -133,11 +135,11 @@ def run_storm(tmp_path: Path, monkeypatch: Any, fails: str, steps: int = 1) -> t
 @pytest.mark.parametrize(
     ("fails", "done", "kinds", "proven", "unproven", "broken"),
     [
-        ("", ["hurt", "heal", "proof"], ["note", "hurt", "heal", "proof"], 1, 0, 0),
-        ("proof", ["hurt", "heal", "proof"], ["note", "hurt", "heal", "proof"], 0, 1, 0),
-        ("missed", ["hurt", "heal"], ["note", "note"], 0, 0, 0),
-        ("hurt", ["hurt", "heal", "proof"], ["note", "note", "heal", "proof"], 1, 0, 1),
-        ("heal", ["hurt", "heal"], ["note", "hurt", "note"], 0, 0, 1),
+        ("", ["hurt", "heal", "proof"], ["begins", "hurt", "heals", "heal", "proof"], 1, 0, 0),
+        ("proof", ["hurt", "heal", "proof"], ["begins", "hurt", "heals", "heal", "proof"], 0, 1, 0),
+        ("missed", ["hurt", "heal"], ["begins", "missed", "heals"], 0, 0, 0),
+        ("hurt", ["hurt", "heal", "proof"], ["begins", "hurt failed", "heals", "heal", "proof"], 1, 0, 1),
+        ("heal", ["hurt", "heal"], ["begins", "hurt", "heals", "heal failed"], 0, 0, 1),
     ],
     ids=["well", "unproven", "missed", "hurt fails", "heal fails"],
 )
@@ -145,7 +147,7 @@ def test_what_began_is_healed_and_told(tmp_path, monkeypatch, fails, done, kinds
     """A hurt that raised may have hurt all the same: it is healed too. What found no victim is no fault."""
     runner, history = run_storm(tmp_path, monkeypatch, fails)
     assert runner.log == done
-    assert [event.kind for event in history.events] == kinds
+    assert [event.op if event.kind == "note" else event.kind for event in history.events] == kinds
     assert (len(runner.proven), len(runner.unproven), len(runner.broken)) == (proven, unproven, broken)
 
 

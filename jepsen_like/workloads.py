@@ -66,7 +66,7 @@ class Work:
     def flags(self) -> dict[str, Any]:
         """What it is submitted with beside the usual."""
         if self.shape.startswith("hostile-"):
-            return hostile.FLAGS
+            return hostile.flags(self.shape.removeprefix("hostile-"))
         return {"sort_buffer": "1MiB"} if self.shape == "spill" else {}
 
 

@@ -1,4 +1,4 @@
-"""Three `member` processes, and a client that behaves: it repeats a request until it is answered."""
+"""Some `member` processes, and a client that behaves: it repeats a request until it is answered."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jepsen_like.net import Network
 from jepsen_like.shim import Shim, build
 from mr import tls
 
 ROOT = Path(__file__).parents[3]
 IDS = ("a", "b", "c")
-WAIT_S = 30.0
+WAIT_S = 60.0  # everybody may be starting at once on a busy machine
 FIRST_GROUP = 47_100
 
 
@@ -32,10 +34,24 @@ class Gone(Exception):
 class Process:
     """One member's process."""
 
-    def __init__(self, me: str, options: dict[str, Any], env: dict[str, str], group: int | None) -> None:
+    def __init__(
+        self,
+        me: str,
+        options: dict[str, Any],
+        env: dict[str, str],
+        group: int | None,
+        before: Sequence[str] = (),
+    ) -> None:
         self.me = me
         self.log = Path(options["dir"]) / f"{me}.log"
-        command = [sys.executable, "-m", "tests.integration.consensus.member", me, json.dumps(options)]
+        command = [
+            *before,
+            sys.executable,
+            "-m",
+            "tests.integration.consensus.member",
+            me,
+            json.dumps(options),
+        ]
         with open(self.log, "a") as log:
             self.popen = subprocess.Popen(
                 command,
@@ -109,18 +125,29 @@ class Process:
 
 
 class Cluster:
-    """Members by id; those that are not running are not in `processes`."""
+    """Members by id; those that are not running are not in `processes`. In a `network` each has a namespace."""
 
-    def __init__(self, home: Path, *, shims: bool = False, groups: bool = False, **options: Any) -> None:
-        self.home = home
+    def __init__(
+        self,
+        home: Path,
+        *,
+        shims: bool = False,
+        groups: bool = False,
+        ids: Sequence[str] = IDS,
+        network: Network | None = None,
+        before: Sequence[str] = (),
+        **options: Any,
+    ) -> None:
+        self.home, self.ids, self.network, self.before = home, tuple(ids), network, before
         # A group of its own for every member's packets, so that a firewall can tell them apart (root only).
-        self.groups = {me: FIRST_GROUP + number if groups else None for number, me in enumerate(IDS)}
-        tls.init(home / "tls")
-        self.options = {"dir": str(home), "peers": _addresses(), "tls": str(home / "tls"), **options}
+        self.groups = {me: FIRST_GROUP + number if groups else None for number, me in enumerate(self.ids)}
+        tls.init(home / "tls", masters=self.ids)
+        peers = {me: f"{network.addresses[me]}:7071" for me in self.ids} if network else _addresses(self.ids)
+        self.options = {"dir": str(home), "peers": peers, "tls": str(home / "tls"), **options}
         self.shims: dict[str, Shim] = {}
         if shims:
             library = build(home)
-            self.shims = {me: Shim(library, home / f"{me}.shim", home / me) for me in IDS}
+            self.shims = {me: Shim(library, home / f"{me}.shim", home / me) for me in self.ids}
         self.processes: dict[str, Process] = {}
 
     def __enter__(self) -> Cluster:
@@ -136,9 +163,10 @@ class Cluster:
 
     def start(self, *members: str, **options: Any) -> None:
         """Starts members (all by default), with other options if given."""
-        for me in members or IDS:
+        for me in members or self.ids:
             env = self.shims[me].env if me in self.shims else {}
-            self.processes[me] = Process(me, self.options | options, env, self.groups[me])
+            before = self.network.command(me) if self.network else self.before
+            self.processes[me] = Process(me, self.options | options, env, self.groups[me], before)
 
     def kill(self, *members: str) -> None:
         """SIGKILL."""
@@ -201,11 +229,11 @@ def until(found: Any, what: str, *, within_s: float = WAIT_S) -> Any:
     return result
 
 
-def _addresses() -> dict[str, str]:
-    sockets = [socket.socket() for _ in IDS]
+def _addresses(ids: Sequence[str]) -> dict[str, str]:
+    sockets = [socket.socket() for _ in ids]
     for one in sockets:
         one.bind(("127.0.0.1", 0))
-    found = {me: f"127.0.0.1:{one.getsockname()[1]}" for me, one in zip(IDS, sockets, strict=True)}
+    found = {me: f"127.0.0.1:{one.getsockname()[1]}" for me, one in zip(ids, sockets, strict=True)}
     for one in sockets:
         one.close()
     return found

@@ -53,7 +53,7 @@ class Member:
             ReplicaConfig(
                 id=me,
                 peers=options["peers"],
-                listen=options["peers"][me],
+                listen=options.get("listen") or options["peers"][me],
                 data_dir=Path(options["dir"]) / me,
                 tls=Tls(ca=tls / "ca.pem", cert=tls / f"master-{me}.pem", key=tls / f"master-{me}.key"),
                 limits=Limits(**options.get("limits", {})),

@@ -186,7 +186,12 @@ BUGS = [
         name="log-never-trimmed",
         breaks="T15",
         plant=log_never_trimmed,
-        run={**QUIET, "settings": {"MR_MASTER__SNAPSHOT_EVERY": "10"}},
+        run={
+            **QUIET,
+            "seconds": 10.0,
+            "works": tuple(work("tiny", n, files=1, reduces=1, at_s=0.5 * n) for n in range(16)),
+            "settings": {"MR_MASTER__SNAPSHOT_EVERY": "10"},
+        },
     ),
     Bug(name="large-messages-taken", breaks="S6", plant=large_messages_taken, run=LITTLE),
     Bug(

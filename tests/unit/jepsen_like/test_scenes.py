@@ -1,0 +1,71 @@
+"""What the scenes expect of their jobs, against the same job files run here; who is asked what by the probes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from jepsen_like import probes, scene_jobs
+from jepsen_like.scenes import JOBS, Scenes, expected
+from jepsen_like.workloads import WORDS
+from mr.local import Local
+from mr.output import MANIFEST
+
+
+def job_file(shape: str, folder: Path) -> Path:
+    file = folder / f"{shape}.py"
+    file.write_text(f"{Path(scene_jobs.__file__).read_text()}\n\nimport mr\n\n{JOBS[shape]}\n")
+    return file
+
+
+@pytest.mark.parametrize("shape", JOBS)
+def test_what_is_expected_is_what_a_local_run_gives(shape: str, tmp_path: Path) -> None:
+    """D1 without a cluster: the harness would blame no product that is right."""
+    rng, inputs = Random(3), tmp_path / "in"
+    inputs.mkdir()
+    rows = [" ".join(rng.choices(WORDS, k=3)) for _ in range(20)]
+    (inputs / "0000.txt").write_text("\n".join(rows) + "\n")
+    if shape == "sparse":
+        (inputs / "0001.txt").write_bytes(b"")
+    should = expected(shape, sorted(inputs.iterdir()), tmp_path / "again")
+    out = tmp_path / "out"
+    result = Local().run(job_file(shape, tmp_path), inputs, out)
+    found = {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    found.pop(MANIFEST)
+    assert found == should.files
+    assert {name: result.counters[name] for name in should.counters} == should.counters
+
+
+def test_every_scene_has_a_name_that_may_be_asked_for(tmp_path: Path) -> None:
+    played: list[str] = []
+
+    class Silent(Scenes):
+        def _shape(self, shape: str) -> Callable[[str, Random], None]:
+            return lambda number, rng: played.append(shape)
+
+        def _occupied(self, number: str, rng: Random) -> None:
+            played.append("occupied")
+
+        def _retried(self, number: str, rng: Random) -> None:
+            played.append("retried")
+
+    silent = Silent(None, 1, tmp_path, None, None, "chain,occupied,retried")  # type: ignore[arg-type]  # nobody is called
+    silent.until = 0.0
+    silent.run()
+    assert sorted(played) == ["chain", "occupied", "retried"]
+
+
+def test_the_probes_know_every_method_of_every_service() -> None:
+    """S2: a method that is added without being added here would not be probed."""
+    from mr.rpc import cluster_pb2, data_pb2, session_pb2
+
+    there = {
+        f"/{service.full_name}/{method.name}"
+        for module in (cluster_pb2, session_pb2, data_pb2)
+        for service in module.DESCRIPTOR.services_by_name.values()
+        for method in service.methods
+    }
+    assert {*probes.MASTER, *probes.WORKER} == there

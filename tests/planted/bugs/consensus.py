@@ -134,7 +134,7 @@ BUGS = [
     ),
     Bug(
         name="forget-term-and-vote",
-        breaks="C2",
+        breaks="C2, C8",
         plant=forget_term_and_vote,
         run={
             **STORM,
@@ -167,7 +167,7 @@ BUGS = [
     ),
     Bug(
         name="apply-differs-on-one-replica",
-        breaks="C6",
+        breaks="C6, T11",
         plant=apply_differs_on_one_replica,
         run={**STORM, "seconds": 8.0, "faults": "none", "works": LIGHT[:6], "registers": False},
     ),

@@ -174,7 +174,7 @@ BUGS = [
         in_tasks=True,
     ),
     Bug(name="orphan-in-the-output", breaks="D2", plant=orphan_in_the_output, run=QUIET, in_tasks=True),
-    Bug(name="manifest-is-wrong", breaks="D3", plant=manifest_is_wrong, run=QUIET, in_tasks=True),
+    Bug(name="manifest-is-wrong", breaks="D3, T11", plant=manifest_is_wrong, run=QUIET, in_tasks=True),
     Bug(name="last-line-lost", breaks="D1, D6", plant=last_line_lost, run=QUIET, in_tasks=True),
     Bug(
         name="errors-swallowed",

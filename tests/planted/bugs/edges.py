@@ -165,7 +165,7 @@ BUGS = [
     Bug(name="keys-not-hidden", breaks="S4", plant=keys_not_hidden, run={**SCENES, "scenes": "peek"}),
     Bug(
         name="side-files-forgotten",
-        breaks="P-06",
+        breaks="D1, D2",
         plant=side_files_forgotten,
         run={**SCENES, "scenes": "sides"},
     ),
@@ -196,15 +196,21 @@ BUGS = [
     Bug(name="large-messages-taken", breaks="S6", plant=large_messages_taken, run=LITTLE),
     Bug(
         name="commit-without-a-majority",
-        breaks="C15, C1",
+        breaks="C15, C4, C5, C8, C11",
         plant=commit_without_a_majority,
         run={
             **QUIET,
             "masters": 3,
-            "seconds": 14.0,
-            "works": tuple(work("tiny", n, files=1, reduces=1, at_s=0.7 * n) for n in range(16)),
+            "seconds": 24.0,
+            # accepted before no master reaches another, cancelled meanwhile; then two leaders have their own truths
+            "works": tuple(
+                work(
+                    "wordcount", n, files=2, reduces=1, at_s=0.3 * n, map_s=9.0, cancel_after_s=2.0 + 1.2 * n
+                )
+                for n in range(6)
+            ),
             "faults": "all",
-            "script": ((3.0, "masters-apart", 6.0),),
+            "script": ((4.0, "masters-apart", 6.0), (14.0, "leader-from-masters", 6.0)),
         },
     ),
     Bug(

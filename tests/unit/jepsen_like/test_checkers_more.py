@@ -61,7 +61,7 @@ def crowd(count: int) -> list[Worker]:
 
 def starved(evidence: Evidence, others: int) -> None:
     """Job wc gets nothing for a minute while others begin attempts."""
-    late = [line(t, "begun", f"0.m-00001.a{t}", term=1, runs=[]) for t in (16, 80)]
+    late = [line(t, "begun", f"0.m-00001.a{t}", term=1, runs=[]) for t in (16, 100)]
     busy = [
         line(20 + n, "begun", f"0.m-{n:05d}.a1", term=1, runs=[]) | {"job": "dead"} for n in range(others)
     ]

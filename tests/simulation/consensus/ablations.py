@@ -363,10 +363,24 @@ SEEDED = [
         _cut(f"{_SIM}.disk.SimStore.lose", "Hard(voter=False)", "Hard(voter=True)"),
     ),
     Ablation(
+        "an empty disk is no second copy",
+        "empty disk",
+        "lost voters",
+        60,
+        _cut(f"{_PROGRESS}.agreed", "if m.voter", ""),
+    ),
+    Ablation(
+        "the entry that earns a vote was proposed after the return",
+        "empty disk",
+        "lost voters",
+        150,
+        _cut(f"{_FOLLOWING}._claim_vote", "self._core.commit >= index", "self._core.commit > 1"),
+    ),
+    Ablation(
         "who has no vote helps nobody",
         "empty disk",
-        "disks",
-        300,
+        "lost voters",
+        60,
         (
             Cut(f"{_FENCE}.Voter.may_vote", "if not self.votes:", "if False:"),
             Cut(f"{_FENCE}.Voter.may_prevote", "not self.votes or", ""),
@@ -466,5 +480,332 @@ SYNCS = [
         "power cuts",
         300,
         _cut("consensus.opening._found_or_join", "journal.sync()", "pass"),
+    ),
+]
+
+
+DIRECTED = [
+    # What a follower does
+    Directed(
+        "a log that ends too early says so",
+        "15, 17",
+        "test_hazards.catching_up_from_a_long_conflict",
+        _cut(f"{_FENCE}.conflict_hint", "return log[-1][1] + 1", "return prev"),
+    ),
+    Directed(
+        "a whole conflicting term is skipped at once",
+        "17",
+        "test_hazards.catching_up_from_a_long_conflict",
+        _cut(f"{_FENCE}.conflict_hint", "return index", "return prev"),
+    ),
+    Directed(
+        "a committed entry is never overwritten",
+        "5.4.3",
+        "test_hazards.test_a_leader_that_contradicts_what_is_committed_ends_the_process",
+        _cut(f"{_FENCE}.forbid_overwrite", "if entry[1] <= commit:", "if False:"),
+    ),
+    Directed(
+        "a leader that denies what is committed is not believed",
+        "5.4.3",
+        "test_hazards.test_a_leader_that_denies_what_is_committed_ends_the_process",
+        _cut(f"{_FENCE}.conflict_hint", "if prev <= commit:", "if False:"),
+    ),
+    Directed(
+        "two leaders of one term end the process",
+        "5.2",
+        "test_hazards.test_two_leaders_of_one_term_end_the_process",
+        _cut(
+            f"{_FOLLOWING}._follow",
+            'if message["term"] == core.term and core.leader not in (None, peer):',
+            "if False:",
+        ),
+    ),
+    Directed(
+        "a leader of the past is told the term",
+        "25",
+        "test_hazards.a_leader_of_the_past_is_told",
+        _cut(
+            f"{_FOLLOWING}._follow", "self._outbox.send(peer, self._answer_message(False, 0, 0, 0))", "pass"
+        ),
+    ),
+    Directed(
+        "pieces of an old snapshot are not kept",
+        "13",
+        "test_hazards.test_an_old_snapshot_is_answered_and_not_taken",
+        _cut(
+            f"{_FOLLOWING}.on_piece",
+            "if not fence.snapshot_is_news(journal, core.commit, index, entry_term):",
+            "if False:",
+        ),
+    ),
+    Directed(
+        "a snapshot that the log has overtaken is not installed",
+        "13",
+        "test_hazards.test_a_snapshot_that_the_log_overtook_on_its_way_is_not_installed",
+        _cut(
+            f"{_FOLLOWING}.install",
+            "if not fence.snapshot_is_news(journal, core.commit, index, entry_term):",
+            "if False:",
+        ),
+    ),
+    Directed(
+        "a snapshot that the log holds already undoes nothing after it",
+        "13",
+        "test_hazards.test_a_snapshot_that_the_log_holds_already_is_not_installed",
+        _cut(
+            f"{_FENCE}.snapshot_is_news",
+            "index > commit and term_at(log, index) != entry_term",
+            "index > commit",
+        ),
+    ),
+    Directed(
+        "an installed snapshot is committed",
+        "7",
+        "test_hazards.test_an_installed_snapshot_is_committed",
+        _cut(f"{_FOLLOWING}.install", "core.advance(index)", "pass"),
+    ),
+    Directed(
+        "an answer that waited is not given in another term",
+        "9",
+        "test_hazards.test_an_answer_that_waited_for_the_disk_is_for_its_own_term",
+        _cut(f"{_OUTBOX}.release", 'if answer["term"] == term:', "if True:"),
+    ),
+    # What a leader counts and sends
+    Directed(
+        "an acknowledgement beyond our log ends the process",
+        "9",
+        "test_hazards.test_an_acknowledgement_beyond_our_log_ends_the_process",
+        _cut(
+            f"{_LEADING}.answered",
+            'if message["success"] and message["next_node_idx"] > last + 1:',
+            "if False:",
+        ),
+    ),
+    Directed(
+        "what a member has does not shrink by an old answer",
+        "2",
+        "test_hazards.test_an_old_acknowledgement_takes_nothing_back",
+        _cut(f"{_PROGRESS}.Member._matched", "max(self.match, index)", "index"),
+    ),
+    Directed(
+        "an old rejection starts no search",
+        "2, 13",
+        "test_hazards.test_an_old_rejection_starts_no_search",
+        _cut(f"{_PROGRESS}.Member._rejected", "or rejected <= self.match", ""),
+    ),
+    Directed(
+        "a leader asks one thing at a time",
+        "15",
+        "test_hazards.a_question_carries_no_entries",
+        _cut(f"{_PROGRESS}.Member.probe", "Mode.PROBE, index", "Mode.STREAM, index"),
+    ),
+    Directed(
+        "a leader asks no further than its own end",
+        "16",
+        "test_hazards.a_rejection_beyond_our_end",
+        _cut(
+            f"{_PROGRESS}.Member.answered",
+            'min(message["next_node_idx"], last + 1)',
+            'message["next_node_idx"]',
+        ),
+    ),
+    Directed(
+        "what is under way to a member is bounded",
+        "35",
+        "test_hazards.an_unanswered_follower_costs_a_window",
+        _cut(f"{_LEADING}._stream", "and member.window_bytes < limits.window_bytes", ""),
+    ),
+    Directed(
+        "only who has everything takes over",
+        "transfer",
+        "test_hazards.test_only_who_has_everything_is_told_to_take_over",
+        _cut(f"{_LEADING}._hand_over", "if self.members[transfer.to].match == self._log[-1][1]:", "if True:"),
+    ),
+    Directed(
+        "the rounds of members without a vote confirm nothing",
+        "empty disk",
+        "test_fence.test_a_round_and_a_time_are_a_majoritys",
+        _cut(f"{_PROGRESS}.confirmed_round", "if m.voter", ""),
+    ),
+    Directed(
+        "members without a vote extend no lease",
+        "empty disk",
+        "test_fence.test_a_round_and_a_time_are_a_majoritys",
+        _cut(f"{_PROGRESS}.last_quorum", "if m.voter", ""),
+    ),
+    # Elections
+    Directed(
+        "who leads grants no pre-vote",
+        "27",
+        "test_fence.test_who_gets_a_vote",
+        _cut(f"{_FENCE}.Voter.may_prevote", "or self.leads", ""),
+    ),
+    Directed(
+        "who hears a leader votes for nobody",
+        "27",
+        "test_hazards.a_real_vote_is_asked_while_the_leader_lives",
+        _cut(f"{_FENCE}.Voter.may_vote", "or not (self.leads or self.leader_alive)", "or True"),
+    ),
+    Directed(
+        "a pre-vote is for a term to come",
+        "27",
+        "test_fence.test_who_gets_a_vote",
+        _cut(f"{_FENCE}.Voter.may_prevote", 'message["term"] > self.term', "True"),
+    ),
+    Directed(
+        "a pre-vote is for a log that is complete",
+        "27",
+        "test_fence.test_who_gets_a_vote",
+        _cut(f"{_FENCE}.up_to_date", ">= (last_term, last)", ">= (0, 0)"),
+    ),
+    Directed(
+        "a vote counts in the term it was given in",
+        "10",
+        "test_fence.test_voters_are_counted_once_a_term",
+        _cut(f"{_FENCE}.Ballot.count", "term < self.term or", ""),
+    ),
+    Directed(
+        "a pre-vote counts for the campaign that asked for it",
+        "27",
+        "test_hazards.test_a_pre_vote_of_an_earlier_question_starts_no_campaign",
+        _cut(f"{_NODE}._on_voted", 'message["term"] == self.term + 1 and self.state != LEADER', "True"),
+    ),
+    Directed(
+        "a majority is asked before a member stands",
+        "27",
+        "test_hazards.test_a_majority_is_asked_before_a_member_stands",
+        _cut("consensus.electing.Electing.would_vote", ">= self._config.majority", "> 1"),
+    ),
+    Directed(
+        "a higher term makes a follower",
+        "5.1",
+        "test_hazards.test_a_higher_term_in_an_answer_deposes",
+        _cut(f"{_NODE}._outranked", 'if message["term"] <= self.term:', "if True:"),
+    ),
+    Directed(
+        "who asks for a vote of an old term is told the term",
+        "5.1",
+        "test_hazards.test_a_candidate_of_the_past_is_told",
+        _cut(f"{_NODE}._on_vote", 'message["term"] < self.term', "False"),
+    ),
+    Directed(
+        "a reset connection starts a pre-vote at once",
+        "C14",
+        "test_hazards.test_a_reset_connection_to_the_leader_starts_a_pre_vote_at_once",
+        _cut(f"{_NODE}.reset", "self._electing.cut(peer, self.shell.now())", "pass"),
+    ),
+    Directed(
+        "after a pause of its own a member waits before it stands",
+        "FC14",
+        "test_hazards.a_follower_that_was_paused",
+        _cut("consensus.electing.Electing.wakes", "if now - self._planned > beat:", "if False:"),
+    ),
+    Directed(
+        "only the leader may say who follows it",
+        "transfer",
+        "test_hazards.test_a_successor_that_was_asked_stands_at_once_and_is_elected_while_the_leader_lives",
+        _cut(
+            f"{_NODE}.receive",
+            'message["term"] == self.term and peer == self.leader and self.journal.voter',
+            "True",
+        ),
+    ),
+    # An empty disk under an old id
+    Directed(
+        "who has no vote grants none",
+        "empty disk",
+        "test_fence.test_who_gets_a_vote",
+        _cut(f"{_FENCE}.Voter.may_vote", "if not self.votes:", "if False:"),
+    ),
+    Directed(
+        "who has no vote grants no pre-vote",
+        "empty disk",
+        "test_fence.test_who_gets_a_vote",
+        _cut(f"{_FENCE}.Voter.may_prevote", "not self.votes or", ""),
+    ),
+    Directed(
+        "an empty disk is no second copy, step by step",
+        "empty disk",
+        "test_schedules.an_empty_disk_is_not_a_second_copy",
+        _cut(f"{_PROGRESS}.agreed", "if m.voter", ""),
+    ),
+    Directed(
+        "the entry that earns a vote was proposed after the return, step by step",
+        "empty disk",
+        "test_schedules.an_empty_disk_that_forgot_its_vote",
+        _cut(f"{_FOLLOWING}._claim_vote", "self._core.commit >= index", "self._core.commit > 1"),
+    ),
+    Directed(
+        "the entry that earns a vote is for this life",
+        "empty disk",
+        "test_hazards.test_a_promise_is_for_its_own_life",
+        _cut(f"{_FOLLOWING}._claim_vote", "and incarnation == self._incarnation", ""),
+    ),
+    Directed(
+        "answers of a life that has ended do not count",
+        "empty disk",
+        "test_hazards.test_an_answer_of_a_life_that_has_ended_is_not_counted",
+        _cut(f"{_LEADING}.answered", 'if message["incarnation"] < member.incarnation:', "if False:"),
+    ),
+    Directed(
+        "what a lost disk had is forgotten",
+        "empty disk",
+        "test_hazards.test_what_a_lost_disk_had_is_forgotten",
+        _cut(f"{_PROGRESS}.Member.reborn", "False, 0, 0", "False, self.match, 0"),
+    ),
+    # The journal
+    Directed(
+        "the commit index ends with the log",
+        "8",
+        "test_journal.test_the_commit_index_is_clamped_to_the_log",
+        _cut(
+            f"{_JOURNAL}.__init__",
+            "max(1, min(self._hard.commit, self._last()))",
+            "max(1, self._hard.commit)",
+        ),
+    ),
+    Directed(
+        "a batch under way does not vouch for what was cut since",
+        "6",
+        "test_journal.test_a_batch_under_way_does_not_vouch_for_what_was_cut_since",
+        _cut(f"{_JOURNAL}._cut_to", "flight[1] = min(flight[1], last)", "pass"),
+    ),
+    Directed(
+        "what was cut before it was written is not written",
+        "6",
+        "test_hazards.test_what_was_cut_before_it_was_written_is_not_written",
+        _cut(
+            f"{_JOURNAL}._cut_to",
+            "batch.entries = [entry for entry in batch.entries if entry[1] <= last]",
+            "pass",
+        ),
+    ),
+    Directed(
+        "a gap between snapshot and log is damage",
+        "3",
+        "test_journal.test_a_gap_between_snapshot_and_log_is_damage",
+        _cut("consensus.journal.align", "if first > index:", "if False:"),
+    ),
+    Directed(
+        "a tail that lost against the snapshot goes",
+        "3",
+        "test_journal.test_align_makes_the_log_continue_the_snapshot",
+        _cut("consensus.journal.align", "journal[position][2] == term", "True"),
+    ),
+    Directed(
+        "every bit of a record is covered by its checksum",
+        "FC19",
+        "test_hazards.test_every_bit_of_a_record_and_of_a_vote_is_covered_by_its_checksum",
+        _cut(
+            "consensus.records.read_entry",
+            "if zlib.crc32(memoryview(value)[4:], zlib.crc32(key)) != checksum:",
+            "if False:",
+        ),
+    ),
+    Directed(
+        "every bit of a term and of a vote is covered by a checksum",
+        "FC19",
+        "test_hazards.test_every_bit_of_a_record_and_of_a_vote_is_covered_by_its_checksum",
+        _cut("consensus.records.read_hard", "if zlib.crc32(value[4:]) != checksum:", "if False:"),
     ),
 ]

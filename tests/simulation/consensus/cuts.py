@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import linecache
+import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -30,7 +31,10 @@ class Cut:
         """The code is cut inside the block. Raises LookupError when `old` does not stand there once."""
         owner, name = _find(self.where)
         original = inspect.getattr_static(owner, name)
-        with mock.patch.object(owner, name, self._rewritten(owner, original)):
+        instead = self._rewritten(owner, original)
+        with ExitStack() as undo:
+            for place in _places(owner, name, original):
+                undo.enter_context(mock.patch.object(place, name, instead))
             yield
 
     def _rewritten(self, owner: Any, original: Any) -> Any:
@@ -67,6 +71,14 @@ def _find(where: str) -> tuple[Any, str]:
             owner = getattr(owner, part)
         return owner, parts[-1]
     raise LookupError(where)
+
+
+def _places(owner: Any, name: str, original: Any) -> list[Any]:
+    """Where a function is known: in its own module, and in those that imported it by name."""
+    if not inspect.ismodule(owner):
+        return [owner]
+    ours = [m for n, m in sorted(sys.modules.items()) if n.startswith(("consensus", "tests"))]
+    return [m for m in ours if m is owner or getattr(m, name, None) is original]
 
 
 def _name(owner: Any) -> str:

@@ -43,7 +43,13 @@ def profile(seed: int, theme: str | None = None) -> Profile:
     5. `theme` is the seed's own when none is named."""
     if theme is None:
         rng = random.Random(f"theme-{seed}")
-        theme = "plain" if rng.random() < 0.5 else rng.choice([t for t in THEMES if t != "plain"])
+        theme = (
+            "plain"
+            if rng.random() < 0.5
+            else rng.choice([t for t in THEMES if t not in ("plain", "lost voters")])
+        )
+        if theme == "disks" and rng.random() < 0.5:
+            theme = "lost voters"
     kind = THEMES[theme]
     rng = random.Random(f"profile-{seed}")
     network = rng.choice(kind.networks)

@@ -112,6 +112,18 @@ THEMES = {
         quick=True,
         clocks_jump=True,
     ),
+    # A follower that helps another into office, loses its disk, and comes back to the old leader alone.
+    "lost voters": Theme(
+        members=(3,),
+        networks=("tcp",),
+        snapshots=0.1,
+        disk_losses=1.0,
+        faults={"swap_between": 1},
+        gap_s=(0.7, 1.2),
+        call_s=0.02,
+        quick=True,
+        clocks_jump=True,
+    ),
     # Leaders that are deposed and do not know it yet, and clients that ask them.
     "reads": Theme(
         members=(3, 3, 5),

@@ -20,11 +20,12 @@ from consensus.core import NO_OP, REGULAR
 from consensus.electing import Electing
 from consensus.fence import LawBroken
 from consensus.following import Following
+from consensus.journal import Journal
 from consensus.outbox import Outbox
 from consensus.progress import Member, Mode
 from consensus.replica import CommitUnknown, NotLeader
 from consensus.snapshots import Snapshot, serialise
-from tests.unit.consensus.solo import Solo, answer, append, entries, piece, vote, vote_request
+from tests.unit.consensus.solo import Outcome, Solo, answer, append, entries, piece, vote, vote_request
 
 Story = Callable[[], bool]
 
@@ -169,8 +170,6 @@ def a_read_waits_for_a_majority() -> bool:
     a = Solo()
     a.elect("b")
     a.hear("b", answer(1, 3, round=a.node.leading.round))
-    from tests.unit.consensus.solo import Outcome
-
     read = Outcome()
     a.node.read(read)
     a.settle()
@@ -181,8 +180,6 @@ def a_read_waits_for_a_majority() -> bool:
 
 def a_read_waits_for_the_no_op() -> bool:
     """26: a new leader does not know what is committed before an entry of its own is."""
-    from tests.unit.consensus.solo import Outcome
-
     a = Solo()
     a.hear("c", append(1, (1, 0), entries(2, 4, 1)))  # committed by c, but we have not heard that
     a.elect("b")
@@ -580,6 +577,190 @@ def test_a_vote_of_a_previous_campaign_does_not_elect() -> None:
     a.elect("c")
     a.hear("d", vote(old))
     assert not a.leads
+
+
+# Rules that stand behind another, or that chance hardly ever needs (`DIRECTED` of the ablations).
+
+
+def test_a_leader_that_denies_what_is_committed_ends_the_process() -> None:
+    a = Solo()
+    a.hear("b", append(1, (1, 0), entries(2, 5, 1), commit=5))
+    with pytest.raises(LawBroken, match="committed"):
+        a.hear("c", append(2, (4, 2), entries(5, 5, 2)))
+
+
+def test_an_old_snapshot_is_answered_and_not_taken() -> None:
+    """13: nothing of it is kept, and the leader is told at once that it need not go on."""
+    a = Solo()
+    a.hear("b", append(1, (1, 0), entries(2, 9, 1), commit=9))
+    told = a.hear("b", piece(1, serialise(Snapshot(5, 1, b"", b"[]")), 5, 1))
+    assert [(m["type"], m["success"], m["next_node_idx"]) for _, m in told] == [("next_node_idx", True, 6)]
+    assert a.stored == []
+
+
+def _snapshot_on_its_way(a: Solo, index: int, entry_term: int) -> tuple[int, int, int, bytes]:
+    content = serialise(Snapshot(index, entry_term, b"", b"[]"))
+    a.hear("b", piece(entry_term, content, index, entry_term))
+    (meta,) = a.stored
+    a.shelf.install(meta)
+    return (index, entry_term, len(content), content[-32:])
+
+
+def test_a_snapshot_that_the_log_overtook_on_its_way_is_not_installed() -> None:
+    """13: between the last piece and the disk the log caught up by entries, and acknowledged them."""
+    a = Solo()
+    meta = _snapshot_on_its_way(a, 5, 1)
+    a.hear("b", append(1, (1, 0), entries(2, 9, 1), commit=9))
+    a.node.snapshot_stored(meta)
+    a.settle()
+    assert (a.log()[-1], a.node.commit) == ((9, 1), 9)
+
+
+def test_a_snapshot_that_the_log_holds_already_is_not_installed() -> None:
+    """13: what comes after its end was acknowledged, committed or not."""
+    a = Solo()
+    meta = _snapshot_on_its_way(a, 5, 1)
+    a.hear("b", append(1, (1, 0), entries(2, 9, 1)))
+    a.node.snapshot_stored(meta)
+    a.settle()
+    assert a.log()[-1] == (9, 1)
+
+
+def test_an_installed_snapshot_is_committed() -> None:
+    a = Solo()
+    a.node.snapshot_stored(_snapshot_on_its_way(a, 5, 1))
+    a.settle()
+    assert (a.log(), a.node.commit) == ([(5, 1)], 5)
+
+
+def test_an_answer_that_waited_for_the_disk_is_for_its_own_term() -> None:
+    """9: the entries are on disk at last, but their leader is not any more."""
+    a = Solo()
+    a.hear("b", append(1, (1, 0), []))
+    a.store.slow = True
+    a.hear("b", append(1, (1, 0), entries(2, 4, 1)))
+    a.hear("b", answer(2, 1))  # somebody is in term 2
+    a.sent.clear()
+    a.store.catch_up()
+    a.settle()
+    assert [
+        m for _, m in a.sent if m["type"] == "next_node_idx" and m["term"] == 1 and m["next_node_idx"] > 2
+    ] == []
+
+
+def test_an_old_acknowledgement_takes_nothing_back() -> None:
+    """2: answers may come in any order."""
+    a = Solo()
+    a.elect("b")
+    for _ in range(5):
+        a.propose()
+    last = a.node.last
+    a.hear("b", answer(1, last + 1))
+    a.hear("b", answer(1, 3))
+    member = a.node.leading.members["b"]
+    assert (member.match, member.next) == (last, last + 1)
+
+
+def test_an_old_rejection_starts_no_search() -> None:
+    """2, 13: the member has since said that it has what it once lacked."""
+    a = Solo()
+    a.elect("b")
+    for _ in range(5):
+        a.propose()
+    a.hear("b", answer(1, a.node.last + 1))
+    a.hear("b", answer(1, 2, matched=False, rejected=3))
+    assert a.node.leading.members["b"].mode is Mode.STREAM
+
+
+def test_only_who_has_everything_is_told_to_take_over() -> None:
+    """A successor that lacks an entry would not be elected, and all would wait meanwhile."""
+    a = Solo()
+    a.elect("b")
+    a.hear("b", answer(1, 3))
+    a.propose()
+    told = a.hear("c", answer(1, 3))
+    assert told is not None
+    a.sent.clear()
+    a.node.transfer("b", 5.0, Outcome())
+    a.settle()
+    assert [p for p, m in a.sent if m["type"] == "timeout_now"] == []
+    told = a.hear("b", answer(1, a.node.last + 1))
+    assert [p for p, m in told if m["type"] == "timeout_now"] == ["b"]
+
+
+def test_a_pre_vote_of_an_earlier_question_starts_no_campaign() -> None:
+    """27: it was granted for a term that somebody has led since."""
+    a = Solo(5)
+    while not a._asks():
+        a.clock += 0.04
+        a.settle()
+    asked = a.node.term + 1
+    a.hear("b", vote(asked, pre=True))
+    a.hear("c", append(asked, (1, 0), []))
+    while not a._asks():
+        a.clock += 0.04
+        a.settle()
+    a.hear("d", vote(asked, pre=True))
+    a.hear("e", vote(asked, pre=True))
+    assert a.node.term == asked
+
+
+def test_a_majority_is_asked_before_a_member_stands() -> None:
+    """27, five members: one that is as lonely as we are is not enough."""
+    a = Solo(5)
+    while not a._asks():
+        a.clock += 0.04
+        a.settle()
+    a.hear("b", vote(a.node.term + 1, pre=True))
+    assert a.node.term == 0
+
+
+def test_a_higher_term_in_an_answer_deposes() -> None:
+    """5.1: a leader of the past learns it from whoever answers."""
+    a = Solo()
+    a.elect("b")
+    a.hear("c", answer(a.node.term + 3, 1, matched=False))
+    assert (a.leads, a.node.term) == (False, 4)
+
+
+def test_a_candidate_of_the_past_is_told() -> None:
+    a = Solo()
+    a.hear("b", append(5, (1, 0), []))
+    a.wait(0.7)
+    told = a.hear("c", vote_request(3, (9, 3)))
+    assert [(p, m["term"], m["granted"]) for p, m in told if m["type"] == "response_vote"] == [
+        ("c", 5, False)
+    ]
+
+
+def test_an_answer_of_a_life_that_has_ended_is_not_counted() -> None:
+    """An empty disk under an old id: b came back with nothing, and what it said before arrives after that."""
+    a = Solo()
+    a.elect("b")
+    a.propose()
+    a.hear("b", answer(1, 2, matched=False, rejected=a.node.last, incarnation=5, non_voter=True))
+    a.hear("b", answer(1, a.node.last + 1, incarnation=4))
+    assert not a.node.leading.members["b"].voter
+    assert a.node.commit == 1
+
+
+def test_what_was_cut_before_it_was_written_is_not_written() -> None:
+    """6: one batch that brings entries and takes them back leaves none of them."""
+    a = Solo()
+    for index in (2, 3, 4):
+        a.node.journal.add(REGULAR + b"x", index, 1)
+    a.node.journal.deleteEntriesFrom(2)
+    a.node.journal.sync()
+    assert [index for _, index, _ in Journal(a.store)[:]] == [1, 2]
+
+
+def test_what_a_lost_disk_had_is_forgotten() -> None:
+    a = Solo()
+    a.elect("b")
+    a.hear("b", answer(1, a.node.last + 1))
+    had = a.node.leading.members["b"].match
+    a.hear("b", answer(1, 2, matched=False, rejected=had, incarnation=5, non_voter=True))
+    assert (had, a.node.leading.members["b"].match) == (2, 0)
 
 
 # What the simulation found in our own code, in a few lines.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import fcntl
+import glob
 import os
 import resource
 import struct
@@ -48,7 +49,7 @@ class How:
     """How task processes are started on this worker."""
 
     isolation: str = "none"
-    hidden: Sequence[str] = ()  # files and folders that they must not see
+    hidden: Sequence[str] = ()  # files, folders and patterns of files ("*.key") that they must not see
     folder: str = "/"  # where they start
     command: Sequence[str] = (sys.executable, "-P", "-m", "mr.task", "--serve")
 
@@ -90,7 +91,7 @@ class TaskProcess:
             orders, answers, status, control, output = theirs
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-I", "-S", str(KEEPER), str(status), str(control)),
-                *(self._how.isolation, ":".join(self._how.hidden), "--"),
+                *(self._how.isolation, ":".join(_there(self._how.hidden)), "--"),
                 *(*self._how.command, "--in-fd", str(orders), "--out-fd", str(answers)),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
@@ -256,6 +257,12 @@ class TaskProcess:
 def adopt_orphans() -> None:
     """Makes this process the parent of what its descendants leave behind (PR_SET_CHILD_SUBREAPER)."""
     ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
+
+
+def _there(patterns: Sequence[str]) -> list[str]:
+    """The files that fit now: a key may have come since the worker started (S4)."""
+    found = (path for pattern in patterns for path in (sorted(glob.glob(pattern)) or [pattern]))
+    return list(dict.fromkeys(found))
 
 
 def scrubbed(environment: Mapping[str, str]) -> dict[str, str]:

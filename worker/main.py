@@ -10,6 +10,7 @@ certificate, 4 not allowed, 5 refused by the masters, 70 a bug.
 from __future__ import annotations
 
 import asyncio
+import glob
 import json
 import logging
 import os
@@ -123,8 +124,10 @@ async def serve(config: WorkerConfig, store: Store, life: Life) -> int:
     """Runs a worker until the agent or a signal ends it; returns the exit status."""
     child.adopt_orphans()
     isolation = await child.best_isolation()
-    keys = config.files.key.resolve().parent.glob("*.key") if config.files else ()
-    hidden = [str(path) for path in keys]  # the CA's, too, where one folder holds them all (S4)
+    hidden = []
+    if config.files:  # the CA's key, too, where one folder holds them all (S4)
+        key = config.files.key.resolve()
+        hidden = [str(key), f"{glob.escape(str(key.parent))}/*.key"]
     how = child.How(isolation=isolation, hidden=hidden, folder=str(store.layout.root / "jobs"))
     pool = TaskPool(how, config.slots)
     channels = Channels(config.files)

@@ -7,6 +7,8 @@ counting, applying, snapshots, membership changes, forwarding, pickling.
 
 from __future__ import annotations
 
+import _socket
+import socket
 from typing import Any, Protocol
 
 from pysyncobj import SyncObj, SyncObjConf
@@ -15,6 +17,9 @@ from pysyncobj.transport import Transport
 
 from consensus.guard import check_instance
 from consensus.wire import VOTED, Message
+
+# Importing pysyncobj replaces this function, for the whole process, by one that works on Windows only.
+socket.inet_ntop = _socket.inet_ntop
 
 FOLLOWER, CANDIDATE, LEADER = 0, 1, 2
 REGULAR, NO_OP = b"\x00", b"\x01"  # the first byte of every command in the log

@@ -113,7 +113,7 @@ _CODE = b"one blob is code and plan here: nobody runs it"
 _DIGEST = hashlib.sha256(_CODE).digest()
 
 
-def submit(client: Client, job: str, *, timeout: float = 30.0) -> str:
+def submit(client: Client, job: str, *, maps: int = 1, timeout: float = 30.0) -> str:
     """A job that nobody will run: an entry of the log, acknowledged."""
     client.calls.upload(
         "Blobs.Put", lambda: iter([pb.BlobChunk(digest=_DIGEST, data=_CODE)]), size=len(_CODE)
@@ -122,7 +122,7 @@ def submit(client: Client, job: str, *, timeout: float = 30.0) -> str:
         job_id=job,
         name="storm",
         steps=[job_pb2.Step(mapper="m", reducer="r", reduces=1, partitioner="hash")],
-        maps=1,
+        maps=maps,
         code_digest=_DIGEST,
         splits_digest=_DIGEST,
         output=job_pb2.Output(path=f"/nowhere/{job}"),

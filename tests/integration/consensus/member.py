@@ -105,6 +105,8 @@ class Member:
             reply["ok"] = await self.do(request)
         except ConsensusError as error:
             reply |= {"error": type(error).__name__, "maybe": error.maybe_applied}
+        except ValueError as error:
+            reply |= {"error": str(error), "maybe": False}
         print(json.dumps(reply), flush=True)
 
 

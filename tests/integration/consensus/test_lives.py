@@ -9,6 +9,8 @@ import time
 
 import pytest
 
+from consensus.core import REGULAR
+from consensus.datadir import DataDir
 from consensus.recovery import recover
 from tests.integration.consensus.cluster import IDS, Cluster, Gone, until
 
@@ -135,6 +137,34 @@ def test_a_member_that_was_away_for_100_000_entries_comes_back_by_snapshot(tmp_p
         assert client.failed == []
         assert cluster.terms() == term, "the return cost an election"
         assert_nothing_lost(cluster, ["before", "n0", "n99999", *client.acknowledged])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_restart_with_a_million_entries_since_the_last_snapshot_applies_them_all(tmp_path):
+    """Issue 3 part 4. Some 4 s of processor time in all; here only that it comes up, whatever else the machine does."""
+    limits = {"compact_entries": 2_000_000, "compact_bytes": 1 << 30}
+    with Cluster(tmp_path / "c", ids=("a",), limits=limits) as cluster:
+        cluster.start()
+        cluster.leader()
+        cluster.propose("first")
+        cluster.leave("a")
+        opened = DataDir(tmp_path / "c" / "a", "a", ("a",))
+        log = opened.open_log()
+        last, term = log[-1][1], log.getCurrentTerm()
+        for index in range(last + 1, last + 1_000_001):
+            log.add(REGULAR + b"n%d:" % index + b"x" * 90, index, term)
+            if index % 50_000 == 0:
+                log.flush()
+        log.setRaftCommitIndex(last + 1_000_000)
+        log.onOneSecondTimer()
+        log.sync()
+        log._destroy()
+        opened.close()
+        cluster.start("a")
+        until(lambda: cluster.status("a")["applied"] > last + 1_000_000, "all applied", within_s=250)
+        assert cluster.status("a")["snapshot"] == 0
+        assert cluster.propose("after") == 1_000_002
 
 
 def test_a_rolling_restart_fails_no_request(tmp_path):

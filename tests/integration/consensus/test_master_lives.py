@@ -73,6 +73,22 @@ def test_stopped_masters_are_dumped_and_agree(tmp_path: Path) -> None:
             assert all(found[0][i] == found[1][i] == found[2][i] for i in shared)
 
 
+def test_snapshots_of_200_000_tasks_cost_no_leadership(tmp_path: Path) -> None:
+    """Issue 3 part 4: one every few entries, on every master, while jobs are accepted."""
+    env = {"MR_MASTER__SNAPSHOT_EVERY": "5"}
+    with Cluster.spawn(masters=3, workers=0, home=tmp_path / "c", env=env) as cluster:
+        leader = cluster.await_leader()
+        with cluster.connect() as client:
+            accepted = {masters.submit(client, "large", maps=200_000)}
+            seen: set[int] = set()
+            while len(seen) < 5:
+                accepted.add(masters.submit(client, f"j{len(accepted)}"))
+                seen |= {masters.row(cluster, name).snapshot_index for name in cluster.masters}
+        now = cluster.await_leader()
+        assert (now.id, now.term) == (leader.id, leader.term)
+        assert masters.jobs(cluster) == accepted
+
+
 POISON = """
 import sys
 from master import job_commands

@@ -145,7 +145,8 @@ def test_a_link_that_flaps_costs_no_commands(tmp_path):
 
 @pytest.mark.parametrize("then", ["heal", "kill the leader"])
 def test_the_largest_command_survives_a_partition_and_a_new_leader_in_the_middle_of_it(tmp_path, then):
-    """FC23: a megabyte at 2 Mbit/s is on its way for seconds; it arrives whole or not at all."""
+    """FC23: a megabyte at 2 Mbit/s is on its way for seconds, which costs the leader its lease; it arrives whole or
+    not at all, and goes through once the link is what it was."""
     with networked(tmp_path / "c", THREE) as cluster:
         assert cluster.network
         leader = cluster.leader()
@@ -156,7 +157,7 @@ def test_the_largest_command_survives_a_partition_and_a_new_leader_in_the_middle
             "one byte more is refused"
         )
         cluster.network.squeeze([leader], 2000)
-        replies: list[object] = []
+        replies: list[dict[str, object]] = []
 
         def propose() -> None:
             with contextlib.suppress(Gone):
@@ -164,8 +165,7 @@ def test_the_largest_command_survives_a_partition_and_a_new_leader_in_the_middle
 
         sender = threading.Thread(target=propose)
         sender.start()
-        time.sleep(1.0)
-        assert not replies, "it was there too soon"
+        time.sleep(0.2)
         if then == "kill the leader":
             cluster.kill(leader)
         else:
@@ -173,6 +173,7 @@ def test_the_largest_command_survives_a_partition_and_a_new_leader_in_the_middle
                 time.sleep(3.0)
         cluster.network.heal()
         sender.join()
+        assert not any("ok" in reply for reply in replies), "it was through before anything happened"
         acknowledged += commits(cluster, "after", 1.0)
         if then == "kill the leader":
             cluster.start(leader)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -260,6 +261,11 @@ async def test_a_member_that_returns_from_a_partition_deposes_nobody(cluster: Cl
     await asyncio.sleep(1.2)
     assert leader.leadership.mine
     assert leader.leadership.term == term
+
+
+def test_importing_pysyncobj_breaks_nothing_else() -> None:
+    """Its import replaces `socket.inet_ntop` by a function that raises anywhere but on Windows."""
+    assert socket.inet_ntop(socket.AF_INET, b"\x7f\0\0\1") == "127.0.0.1"
 
 
 def test_another_pysyncobj_refuses_to_start() -> None:

@@ -30,15 +30,24 @@ def strangers(_history: Sequence[Event], evidence: Evidence) -> Verdict:
     return verdict("strangers stay outside", ("S1",), wrong, counted, needs="probes")
 
 
-def roles(_history: Sequence[Event], evidence: Evidence) -> Verdict:
-    """S2: a certificate's role does its verbs and no other."""
+def roles(history: Sequence[Event], evidence: Evidence) -> Verdict:
+    """S2: a certificate's role does its verbs and no other; and a user ends no other user's job."""
     asked = [p for p in evidence.probes if p.who not in STRANGERS and not p.bytes]
     wrong = [
         f"{p.server} ({p.port}) answered {p.method} with {p.answer} to a {p.who}"
         for p in asked
         if p.answer not in REFUSED | NOT_HERE
     ]
-    return verdict("roles keep to their verbs", ("S2",), wrong, {"probes": len(asked)}, needs="probes")
+    tried = [e for e in history if e.op == "trespass" and e.kind == "ok"]
+    jobs = {e.id: e.value["job"] for e in history if e.op == "trespass" and e.kind == "invoke"}
+    wrong += [
+        f"{jobs[e.id]}: a user who does not own it asked for its end, and was answered"
+        f" {e.value['refused'] or 'that it is done'}"
+        for e in tried
+        if e.value["refused"] not in {"NotAllowed", "PUBLISHING"}
+    ]
+    counts = {"probes": len(asked), "trespasses": len(tried)}
+    return verdict("roles keep to their verbs", ("S2",), wrong, counts, needs="probes")
 
 
 def peeks(_history: Sequence[Event], evidence: Evidence) -> Verdict:

@@ -13,7 +13,15 @@ from jepsen_like.verdict import Verdict
 
 # The patience of each call, all its parts together (a submit looks, stages and uploads twice), and what a busy machine
 # may add to it.
-WITHIN_S = {"submit": 60.0, "cancel": 25.0, "status": 25.0, "again": 25.0, "retry": 60.0, "occupied": 60.0}
+WITHIN_S = {
+    "submit": 60.0,
+    "cancel": 25.0,
+    "status": 25.0,
+    "again": 25.0,
+    "trespass": 25.0,
+    "retry": 60.0,
+    "occupied": 60.0,
+}
 # These leave no master alive.
 NOBODY = frozenset({"kill-all-masters", "power-cut-all"})
 # What the client library may raise (mr/errors.py); anything else is no answer but an accident.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import shutil
 import threading
 import time
 from collections import Counter
@@ -24,8 +25,10 @@ from jepsen_like.collect import hashed
 from jepsen_like.history import History
 from jepsen_like.workloads import WORDS
 from mr import outcome, submit
-from mr.client import Client, Handle
-from mr.errors import Error, Rejected
+from mr import tls as certificates
+from mr.client import Client, Handle, connect
+from mr.errors import Error, NotAllowed, Rejected
+from mr.settings import Tls
 
 JOBS = {
     "chain": "job = mr.Job('chain', [mr.step(words, total, combiner=total, reduces=2),"
@@ -84,6 +87,7 @@ class Scenes(threading.Thread):
         rng = Random(f"scenes {self._seed}")
         scenes = {shape: self._shape(shape) for shape in JOBS}
         scenes |= {"occupied": self._occupied, "retried": self._retried}
+        scenes |= {"trespass": self._trespass} if self._keys is not None else {}
         asked = self._wanted != "all"
         names = [name.strip() for name in self._wanted.split(",")] if asked else sorted(scenes)
         rng.shuffle(names)
@@ -147,6 +151,40 @@ class Scenes(threading.Thread):
                 left = max(0.1, min(60.0, self.deadline - time.monotonic()))
                 with contextlib.suppress(Error, TimeoutError):
                     Handle(client, call.answer["job"]).wait(timeout=left)
+
+    def _trespass(self, number: str, rng: Random) -> None:
+        """FT14, S2: another user, with a true certificate, asks for the end of a job that is not theirs."""
+        id = f"trespass-s{number}"
+        prepared = self._prepare(id, "sides", rng)
+        with self._connect(timeout=8.0) as client:
+            if not self._submit(client, id, prepared):
+                return
+            with (
+                connect(client.calls.addresses, tls=self._of_another(), timeout=8.0) as other,
+                recorded(self._history, "scenes", "trespass", {"job": id}) as call,
+            ):
+                refused = ""
+                try:
+                    Handle(other, id).cancel("not mine")
+                except NotAllowed:
+                    refused = "NotAllowed"
+                except Rejected as error:  # it publishes already
+                    refused = error.code
+                call.answer = {"refused": refused}
+            self._wait(client, id)
+
+    def _of_another(self) -> Tls:
+        """The certificate of another user of this cluster, in a folder of its own."""
+        assert self._keys is not None  # see run
+        folder = self._home / "mallory"
+        if not folder.exists():
+            folder.mkdir(mode=0o700)
+            for name in ("ca.pem", "ca.key"):
+                shutil.copy(self._keys / name, folder)
+            certificates.issue(folder, "client", "mallory")
+            (folder / "ca.key").unlink()
+        files = certificates.find(folder, "client", "mallory")
+        return Tls(ca=files.ca, cert=files.cert, key=files.key)
 
     def _prepare(self, id: str, shape: str, rng: Random) -> submit.Prepared:
         """Input, job file, and what must come of them."""

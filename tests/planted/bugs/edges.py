@@ -20,6 +20,16 @@ def roles_not_checked() -> None:
     access.admit = lambda method, caller: None
 
 
+def owner_not_checked() -> None:
+    """Any user may end any user's job."""
+    from master.service import ClusterService
+
+    async def anybody(self: Any, text: str, caller: Any) -> str:
+        return str(self._find(text))
+
+    ClusterService._own_job = anybody  # type: ignore[method-assign]
+
+
 def strangers_let_in() -> None:
     """A certificate is checked when one is shown, and not asked for; who shows none may do everything."""
     import grpc
@@ -160,6 +170,12 @@ def values_out_of_order() -> None:
 
 BUGS = [
     Bug(name="roles-not-checked", breaks="S2", plant=roles_not_checked, run=LITTLE),
+    Bug(
+        name="owner-not-checked",
+        breaks="S2",
+        plant=owner_not_checked,
+        run={**SCENES, "scenes": "trespass"},
+    ),
     Bug(name="strangers-let-in", breaks="S1", plant=strangers_let_in, run=LITTLE),
     Bug(name="cancels-not-audited", breaks="S7", plant=cancels_not_audited, run=LITTLE),
     Bug(name="keys-not-hidden", breaks="S4", plant=keys_not_hidden, run={**SCENES, "scenes": "peek"}),
@@ -231,6 +247,12 @@ BUGS = [
             "script": ((6.0, "kill-worker", 0.5),),
         },
     ),
-    Bug(name="code-of-another-job", breaks="D1, D11", plant=code_of_another_job, run=QUIET),
-    Bug(name="values-out-of-order", breaks="D1, D11", plant=values_out_of_order, run=QUIET, in_tasks=True),
+    Bug(name="code-of-another-job", breaks="T6, D1", plant=code_of_another_job, run=QUIET),
+    Bug(
+        name="values-out-of-order",
+        breaks="D1, D11",
+        plant=values_out_of_order,
+        run={**QUIET, "works": (work("skew", 0), work("wordcount", 1))},
+        in_tasks=True,
+    ),
 ]

@@ -206,6 +206,12 @@ MORE: list[tuple[str, Callable[..., Verdict], Spoil, str]] = [
         "a worker",
     ),
     (
+        "S2 another user ends a job",
+        access.roles,
+        lambda h, e: h.extend(call(78, 8, "trespass", "wc", {"refused": ""})),
+        "answered that it is done",
+    ),
+    (
         "S4 a task reads a key",
         access.peeks,
         lambda h, e: e.peeks[0].found.append("the key ca.key"),
@@ -287,6 +293,11 @@ FINE: list[tuple[str, Callable[..., Verdict], Spoil]] = [
             h.extend(cut(ALONE)[:3]),
             h.extend(call(73, 11, "submit", "x", {"job": "x", "existed": False})),
         ),
+    ),
+    (
+        "S2 another user is refused",
+        access.roles,
+        lambda h, e: h.extend(call(78, 8, "trespass", "wc", {"refused": "NotAllowed"})),
     ),
     ("D12 a refusal that touches nothing", refusals.occupied, lambda h, e: h.extend(occupied())),
     ("T5 an attempt and its backup", limits.leases, lambda h, e: e.workers.extend(crowd(2))),

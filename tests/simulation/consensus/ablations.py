@@ -808,4 +808,232 @@ DIRECTED = [
         "test_hazards.test_every_bit_of_a_record_and_of_a_vote_is_covered_by_its_checksum",
         _cut("consensus.records.read_hard", "if zlib.crc32(value[4:]) != checksum:", "if False:"),
     ),
+    # Files, and the beginning of a cluster
+    Directed(
+        "one process uses a directory",
+        "FC25",
+        "test_datadir.test_a_second_process_is_refused",
+        _cut("consensus.datadir._take_lock", "fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)", "pass"),
+    ),
+    Directed(
+        "a directory is private",
+        "S5",
+        "test_datadir.test_a_directory_that_was_tampered_with_is_refused",
+        _cut("consensus.datadir._own", "if stat.S_IMODE(found.st_mode) & 0o077:", "if False:"),
+    ),
+    Directed(
+        "an identity has a checksum",
+        "FC19",
+        "test_refusals.test_an_identity_with_another_word_is_damage",
+        _cut(
+            "consensus.datadir.read_identity",
+            "if int(checksum, 16) != zlib.crc32(text.encode()):",
+            "if False:",
+        ),
+    ),
+    Directed(
+        "a newer format is not read",
+        "FC28",
+        "test_datadir.test_a_directory_that_was_tampered_with_is_refused",
+        _cut("consensus.datadir.read_identity", 'if fields["format"] > FORMAT:', "if False:"),
+    ),
+    Directed(
+        "a directory is of one member",
+        "FC20",
+        "test_datadir.test_somebody_elses_directory_is_refused",
+        _cut("consensus.datadir.DataDir._open", "if found.member != new.member:", "if False:"),
+    ),
+    Directed(
+        "a directory is of one cluster",
+        "FC20",
+        "test_datadir.test_somebody_elses_directory_is_refused",
+        _cut("consensus.datadir.DataDir._open", "if found.members != new.members:", "if False:"),
+    ),
+    Directed(
+        "a log that is gone is damage",
+        "FC20",
+        "test_datadir.test_a_directory_that_was_tampered_with_is_refused",
+        _cut("consensus.datadir.DataDir._open", "if not (self.path / part).is_dir():", "if False:"),
+    ),
+    Directed(
+        "a log without an identity is damage",
+        "FC20",
+        "test_datadir.test_a_directory_that_was_tampered_with_is_refused",
+        _cut("consensus.datadir.DataDir._check_blank", "if loaded.entries or loaded.hard.term:", "if False:"),
+    ),
+    Directed(
+        "a snapshot has a checksum",
+        "FC19",
+        "test_snapshots.test_a_damaged_snapshot_refuses_to_start",
+        _cut("consensus.snapshots._verify", "if digest.digest() != checksum:", "if False:"),
+    ),
+    Directed(
+        "a snapshot has a length",
+        "FC20",
+        "test_refusals.test_a_snapshot_says_that_its_length_is_wrong",
+        _cut("consensus.snapshots._read_header", "if size != expected:", "if False:"),
+    ),
+    Directed(
+        "a damaged snapshot is not passed over",
+        "FC19",
+        "test_snapshots.test_a_damaged_snapshot_refuses_to_start",
+        _cut(
+            "consensus.snapshots.SnapshotStore.latest",
+            'raise damaged("snapshot", f"{newest}: {error}") from error',
+            "return None",
+        ),
+    ),
+    Directed(
+        "a received snapshot is the one that was offered",
+        "12",
+        "test_snapshots.test_a_bad_transfer_installs_nothing_and_starts_again",
+        _cut(
+            "consensus.snapshots.Receiver.install",
+            "if (index, term, checksum) != (self.offer.index, self.offer.term, self.offer.checksum):",
+            "if False:",
+        ),
+    ),
+    Directed(
+        "a piece does not go beyond the end",
+        "FC23",
+        "test_refusals.test_a_piece_that_goes_beyond_the_end_is_not_taken",
+        _cut("consensus.snapshots.Receiver.write", "and offset + len(data) <= self.offer.size", ""),
+    ),
+    Directed(
+        "an older snapshot replaces no newer one",
+        "13",
+        "test_snapshots.test_an_older_one_never_replaces_a_newer",
+        _cut(
+            "consensus.snapshots.SnapshotStore._install",
+            "newest is not None and int(newest.name[9:29]) >= file.index",
+            "False",
+        ),
+    ),
+    Directed(
+        "a log is made once",
+        "FC20",
+        "test_refusals.test_a_log_is_never_made_anew_in_the_place_of_one",
+        _cut(
+            "consensus.rocks.RocksStore._open",
+            "options.create_if_missing(create)",
+            "options.create_if_missing(True)",
+        ),
+    ),
+    Directed(
+        "a log has no holes",
+        "FC20",
+        "test_refusals.test_a_hole_in_the_log_is_damage",
+        _cut(
+            "consensus.rocks.RocksStore._read", "if entries and entry[1] != entries[-1][1] + 1:", "if False:"
+        ),
+    ),
+    Directed(
+        "a vote that was set back is damage",
+        "FC20",
+        "test_refusals.test_a_vote_that_was_set_back_is_damage",
+        _cut("consensus.watermark.Watermark.check", "if hard.term < self._term:", "if False:"),
+    ),
+    Directed(
+        "a log that was cut is damage",
+        "FC20",
+        "test_journal.test_damage_is_found_before_the_first_vote",
+        _cut("consensus.watermark.Watermark.check", "if last < self._last:", "if False:"),
+    ),
+    Directed(
+        "an entry of another term is damage",
+        "FC20",
+        "test_refusals.test_an_entry_of_another_term_is_damage",
+        _cut("consensus.watermark.Watermark.check", "if term != self._last_term:", "if False:"),
+    ),
+    Directed(
+        "a disk that failed has failed for ever",
+        "FC17",
+        "test_refusals.test_a_disk_that_failed_once_has_failed_for_ever",
+        _cut("consensus.rocks.RocksStore._guarded", "self.failed = disk_failed(error)", "pass"),
+    ),
+    Directed(
+        "a log that was trimmed needs its snapshot",
+        "3",
+        "test_opening.test_a_gap_between_snapshot_and_log_is_refused",
+        _cut(
+            "consensus.opening._agree",
+            "if newest is None and len(journal) and journal[0][1:] != (1, 0):",
+            "if False:",
+        ),
+    ),
+    Directed(
+        "nobody founds while one is missing",
+        "founding",
+        "test_founding.test_until_all_are_there_nobody_founds",
+        _cut("consensus.founding.decide", "if missing:", "if False:"),
+    ),
+    Directed(
+        "one founds",
+        "founding",
+        "test_founding.test_until_all_are_there_nobody_founds",
+        _cut("consensus.founding.decide", "if mine.member != founder:", "if False:"),
+    ),
+    Directed(
+        "a replacement never founds",
+        "founding",
+        "test_founding.test_a_replacement_never_founds",
+        _cut("consensus.founding.decide", "if replacing:", "if False:"),
+    ),
+    Directed(
+        "two clusters are never mixed",
+        "founding",
+        "test_founding.test_two_clusters_are_never_mixed",
+        _cut("consensus.founding._join", "if len(clusters) > 1:", "if False:"),
+    ),
+    Directed(
+        "a lost disk does not join by itself",
+        "founding",
+        "test_founding.test_a_lost_disk_stops_and_names_the_command",
+        _cut("consensus.founding._join", "if before == mine.disk:", "if True:"),
+    ),
+    Directed(
+        "a lost disk joins without a vote",
+        "founding",
+        "test_founding.test_a_lost_disk_comes_back_as_a_non_voter_when_told_to",
+        _cut("consensus.founding._join", "voter=False", "voter=True"),
+    ),
+    # Sessions
+    Directed(
+        "the newest stream of a peer counts",
+        "11",
+        "test_old_streams.test_a_frame_of_a_stream_that_was_replaced_is_dropped",
+        _cut("consensus.transport.GrpcLink._frame", "self._inbound.get(inbound.peer) is inbound and", ""),
+    ),
+    Directed(
+        "a late stream replaces no newer one",
+        "11",
+        "test_old_streams.test_a_stream_that_comes_late_does_not_replace_a_newer_one",
+        _cut(
+            "consensus.transport.GrpcLink._admit",
+            "if older is not None and older.hello.life == hello.life and older.hello.session > hello.session:",
+            "if False:",
+        ),
+    ),
+    Directed(
+        "a stream that was replaced is over",
+        "11",
+        "test_old_streams.test_a_stream_that_comes_late_does_not_replace_a_newer_one",
+        _cut("consensus.transport.GrpcLink._admit", "older.over = True", "pass"),
+    ),
+    Directed(
+        "a frame that is none ends its stream",
+        "28",
+        "test_old_streams.test_a_frame_that_is_none_ends_its_stream",
+        _cut("consensus.transport.GrpcLink._take", "return False", "return True"),
+    ),
+    Directed(
+        "the inbox is bounded",
+        "35",
+        "test_old_streams.test_a_full_inbox_holds_the_sender",
+        _cut(
+            "consensus.transport.GrpcLink._take",
+            "inbound.put - inbound.taken > _INBOX_BYTES and not inbound.over",
+            "False",
+        ),
+    ),
 ]

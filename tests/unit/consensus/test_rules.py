@@ -7,7 +7,10 @@ that ends well with the rule and badly without it.
 from __future__ import annotations
 
 import importlib
+import inspect
+import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,25 +25,29 @@ def story(row: Directed) -> Callable[..., Any]:
     return found
 
 
-def rows(told: Callable[..., Any]) -> Iterator[tuple[Any, ...]]:
+def rows(told: Callable[..., Any]) -> Iterator[dict[str, Any]]:
     """The arguments of a story: those of its table, if it has one."""
     tables = [m for m in getattr(told, "pytestmark", []) if m.name == "parametrize"]
     if not tables:
-        yield ()
+        yield {}
     for table in tables:
-        one = isinstance(table.args[0], str) and "," not in table.args[0]
+        names = (
+            [n.strip() for n in table.args[0].split(",")] if isinstance(table.args[0], str) else table.args[0]
+        )
         for value in table.args[1]:
-            values = getattr(value, "values", value)
-            yield (values,) if one and values is value else tuple(values)
+            values = getattr(value, "values", (value,) if len(names) == 1 else value)
+            yield dict(zip(names, values, strict=True))
 
 
 def ends_well(told: Callable[..., Any]) -> bool:
     for arguments in rows(told):
-        try:
-            if told(*arguments) is False:
+        with tempfile.TemporaryDirectory() as scratch:
+            place = {"tmp_path": Path(scratch)} if "tmp_path" in inspect.signature(told).parameters else {}
+            try:
+                if told(**arguments, **place) is False:
+                    return False
+            except (Exception, pytest.fail.Exception):
                 return False
-        except (Exception, pytest.fail.Exception):
-            return False
     return True
 
 

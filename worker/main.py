@@ -124,11 +124,7 @@ async def serve(config: WorkerConfig, store: Store, life: Life) -> int:
     """Runs a worker until the agent or a signal ends it; returns the exit status."""
     child.adopt_orphans()
     isolation = await child.best_isolation()
-    hidden = []
-    if config.files:  # the CA's key, too, where one folder holds them all (S4)
-        key = config.files.key.resolve()
-        hidden = [str(key), f"{glob.escape(str(key.parent))}/*.key"]
-    how = child.How(isolation=isolation, hidden=hidden, folder=str(store.layout.root / "jobs"))
+    how = child.How(isolation=isolation, hidden=_hidden(config), folder=str(store.layout.root / "jobs"))
     pool = TaskPool(how, config.slots)
     channels = Channels(config.files)
     detector = Detector(life.worker)
@@ -195,6 +191,14 @@ def _open_store(configured: Path | None) -> Store:
         except WorkDirInUse:
             continue
     raise WorkDirInUse(f"{_WORK_DIRS} workers run below {base}: pass --work-dir")
+
+
+def _hidden(config: WorkerConfig) -> list[str]:
+    """What tasks must not see: all keys, the CA's, too, where one folder holds them all (S4)."""
+    if config.files is None:
+        return []
+    key = config.files.key.resolve()
+    return [str(key), f"{glob.escape(str(key.parent))}/*.key"]
 
 
 def _identity(config: WorkerConfig, life: Life, address: str, isolation: str) -> Identity:

@@ -219,11 +219,20 @@ BUGS = [
             "masters": 3,
             "seconds": 24.0,
             # accepted before no master reaches another, cancelled meanwhile; then two leaders have their own truths
-            "works": tuple(
-                work(
-                    "wordcount", n, files=2, reduces=1, at_s=0.3 * n, map_s=9.0, cancel_after_s=2.0 + 1.2 * n
-                )
-                for n in range(6)
+            "works": (
+                work("tiny", 9, files=1, reduces=1),
+                *tuple(
+                    work(
+                        "wordcount",
+                        n,
+                        files=2,
+                        reduces=1,
+                        at_s=0.3 * n,
+                        map_s=9.0,
+                        cancel_after_s=2.0 + 1.2 * n,
+                    )
+                    for n in range(6)
+                ),
             ),
             "faults": "all",
             "script": ((4.0, "masters-apart", 6.0), (14.0, "leader-from-masters", 6.0)),

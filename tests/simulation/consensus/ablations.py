@@ -1036,4 +1036,61 @@ DIRECTED = [
             "False",
         ),
     ),
+    # Bounds
+    Directed(
+        "what is not committed is bounded",
+        "35",
+        "test_bounds.test_uncommitted_entries_are_bounded",
+        _cut(
+            "consensus.proposing.Proposals.take",
+            "if index - commit >= limits.uncommitted_entries:",
+            "if False:",
+        ),
+    ),
+    Directed(
+        "so are its bytes",
+        "35",
+        "test_bounds.test_uncommitted_bytes_are_bounded",
+        _cut("consensus.proposing.Proposals.take", "and self._open_bytes < limits.uncommitted_bytes", ""),
+    ),
+    Directed(
+        "what is ahead of the state machine is bounded",
+        "35",
+        "test_bounds.test_what_is_ahead_of_the_state_machine_is_bounded",
+        _cut(
+            "consensus.node.Node._hand_over",
+            "min(self.commit, self.shell.applied() + self.config.limits.apply_lag_entries)",
+            "self.commit",
+        ),
+    ),
+    Directed(
+        "a waiter is bound to index and term",
+        "33",
+        "test_bounds.test_a_waiter_is_bound_to_index_and_term",
+        _cut("consensus.proposing.Proposals.claim", "assert expected[0] == term", "assert True"),
+    ),
+    Directed(
+        "an entry is applied once",
+        "C7",
+        "test_hazards.test_an_entry_that_a_snapshot_went_past_is_not_applied_again",
+        _cut("consensus.applying.Applier._apply", "if index <= self.applied:", "if False:"),
+    ),
+    Directed(
+        "the state never goes back",
+        "13",
+        "test_hazards.test_a_snapshot_that_is_older_than_the_state_is_not_restored",
+        _cut("consensus.applying.Applier._take", "if index > self.applied:", "if True:"),
+    ),
+    Directed(
+        "a refused entry is refused by its index",
+        "20",
+        "test_hazards.test_only_the_entry_that_was_named_is_refused",
+        _cut("consensus.applying.Applier._refused", "self._refuse[0] == index and", ""),
+    ),
+    Directed(
+        "a refused entry is refused by its content",
+        "20",
+        "test_hazards.test_only_the_entry_that_was_named_is_refused",
+        _cut("consensus.applying.Applier._refused", "and digest(body).startswith(self._refuse[1])", ""),
+    ),
 ]

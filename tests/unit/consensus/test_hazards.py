@@ -14,7 +14,7 @@ from unittest import mock
 import pytest
 
 from consensus import fence, leading
-from consensus.applying import Applier, Poisoned, digest
+from consensus.applying import Applier, Batch, Poisoned, Restore, digest
 from consensus.config import Limits
 from consensus.core import NO_OP, REGULAR
 from consensus.electing import Electing
@@ -458,11 +458,52 @@ def test_a_refused_entry_is_skipped_and_the_next_applied() -> None:
         keep=lambda *a: None,
         fetch=lambda: None,
     )
-    from consensus.applying import Batch
-
     applier.put(Batch([(REGULAR + b"boom", 2, 1), (REGULAR + b"x", 3, 1)], {}))
     applier.run(lambda: False)
     assert machine.commands == [(3, "x")]
+
+
+def _applier(applied: int, refuse: tuple[int, str] | None) -> tuple[Applier, Any]:
+    machine = Solo().machine
+    applier = Applier(
+        machine,
+        applied=applied,
+        term=0,
+        refuse=refuse,
+        wake=lambda: None,
+        keep=lambda *a: None,
+        fetch=lambda: None,
+    )
+    return applier, machine
+
+
+@pytest.mark.parametrize("refuse", [(3, digest(b"x")), (2, digest(b"y"))])
+def test_only_the_entry_that_was_named_is_refused(refuse: tuple[int, str]) -> None:
+    """20: neither another command at its index nor its command at another index."""
+    applier, machine = _applier(1, refuse)
+    applier.put(Batch([(REGULAR + b"x", 2, 1), (REGULAR + b"z", 3, 1)], {}))
+    applier.run(lambda: False)
+    assert machine.commands == [(2, "x"), (3, "z")]
+
+
+def test_an_entry_that_a_snapshot_went_past_is_not_applied_again() -> None:
+    """C7: and who waited for it is told that its fate is open."""
+    applier, machine = _applier(3, None)
+    waiting = Outcome()
+    applier.put(Batch([(REGULAR + b"old", 3, 1), (REGULAR + b"new", 4, 1)], {3: waiting}))
+    applier.run(lambda: False)
+    assert machine.commands == [(4, "new")]
+    assert isinstance(waiting.error, CommitUnknown)
+
+
+def test_a_snapshot_that_is_older_than_the_state_is_not_restored() -> None:
+    """13, C6: the state never goes back."""
+    fetched: list[int] = []
+    applier, _ = _applier(9, None)
+    applier._fetch = lambda: fetched.append(1)
+    applier.put(Restore(5, 1))
+    applier.run(lambda: False)
+    assert (applier.applied, fetched) == (9, [])
 
 
 def test_a_waiter_always_hears() -> None:

@@ -269,7 +269,7 @@ class Place(Ground):
     def _open_gates(self, id: str, *, master: bool) -> None:
         for port in ports(master):
             listen, target = (self.addresses[id], port), (self._own_address(id), port)
-            self._proxies.open(Gate(listen=listen, target=target, to=id))
+            self._proxies.open(Gate(listen=listen, target=target, to=id, seen=self._library is not None))
 
     def _disk(self, server: Server) -> dict[str, str]:
         """Mounts what the node's state lies on; returns what its environment needs."""
@@ -284,7 +284,8 @@ class Place(Ground):
             self.small[server.id] = state
         if self._library is None:
             return {}
-        self.shims[server.id] = Shim(self._library, server.home / "shim", state)
+        source = "" if self._network is not None else self._own_address(server.id)
+        self.shims[server.id] = Shim(self._library, server.home / "shim", state, source)
         return self.shims[server.id].env
 
     def _explore(self, lossy: bool) -> None:

@@ -1,8 +1,9 @@
 """TCP proxies that hurt: one process that carries the connections of many links, each direction treated on its own.
 
-A gate listens and carries to one target. Whose connection it is, is either said (a gate for one link) or found out:
-every process of a cluster carries its node's name in the environment, and the kernel tells whose socket it is; so all
-nodes may be given the same addresses. Whoever is not a node is the client.
+A gate listens and carries to one target. Whose connection it is, is said (a gate for one link), or seen (every node
+connects from its own address: `shim`), or found out: every process of a cluster carries its node's name in the
+environment, and the kernel tells whose socket it is, which takes long on a busy machine. So all nodes may be given the
+same addresses. Whoever is not a node is the client.
 
 Inside one TCP stream nothing can be lost or reordered; what can: bytes delayed, held, trickled, altered, the connection
 reset, cut after so many bytes, or left half open.
@@ -20,23 +21,19 @@ import struct
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-from jepsen_like.leftovers import ENVIRONMENT, NODE
+from jepsen_like.leftovers import ENVIRONMENT
+from jepsen_like.owners import Owners
 
 CLIENT = "client"
 Link = tuple[str, str]
 
 _PIECE = 64 * 1024
 _TRICKLE_S = 0.05  # a slow link moves a little this often
-_LOOK_S = 0.5  # new processes are looked for this often
-_STRANGER_S = 10.0  # between fork and exec a process has its parent's environment
-_NETLINK_SOCK_DIAG, _SOCK_DIAG_BY_FAMILY = 4, 20  # linux/netlink.h, linux/sock_diag.h
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,12 +55,15 @@ CALM = Treatment()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gate:
-    """`listen` carries to `target`, which is a port of node `to`; from `source`, or "" to find out."""
+    """`listen` carries to `target`, which is a port of node `to`; from `source`, or "" to see or to find out.
+
+    `seen`: node `to` itself connects from the target's address, as `Shim` makes it."""
 
     listen: tuple[str, int]
     target: tuple[str, int]
     to: str
     source: str = ""
+    seen: bool = False
 
 
 class Proxies:
@@ -71,17 +71,13 @@ class Proxies:
 
     def __init__(self, prefix: str, seed: int = 0) -> None:
         self.struck: Counter[str] = Counter()
-        self._prefix = prefix
         self._rng = random.Random(seed)
         self._treatments: dict[Link, Treatment] = {}
         self._changed = asyncio.Event()
         self._servers: list[asyncio.Server] = []
         self._open: dict[asyncio.Task[None], Link] = {}
-        self._nodes: dict[int, str] = {}
-        self._expected: set[str] = set()
-        self._looked = 0.0
-        self._strangers: dict[int, float] = {}
-        self._harness = os.getppid()
+        self._homes: dict[str, str] = {}  # address -> node that connects from there
+        self._owners = Owners(prefix)
 
     async def open(self, gate: Gate) -> tuple[str, int]:
         """Listens; returns the real address. Raises OSError."""
@@ -91,7 +87,9 @@ class Proxies:
 
         server = await asyncio.start_server(carry, *gate.listen, limit=_PIECE)
         self._servers.append(server)
-        self._expected.add(gate.to)
+        self._owners.expected.add(gate.to)
+        if gate.seen:
+            self._homes[gate.target[0]] = gate.to
         host, port = server.sockets[0].getsockname()[:2]
         return str(host), int(port)
 
@@ -125,7 +123,9 @@ class Proxies:
 
     async def _accept(self, gate: Gate, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         ends = writer.get_extra_info("peername")[:2], writer.get_extra_info("sockname")[:2]
-        source = gate.source or await asyncio.to_thread(self._whose, *ends)
+        source = gate.source or self._seen(ends[0][0])
+        if not source:
+            source = await asyncio.to_thread(self._owners.whose, *ends) or CLIENT
         link = (source, gate.to)
         task = asyncio.current_task()
         assert task is not None  # we run in one
@@ -212,82 +212,9 @@ class Proxies:
             self.struck["bits flipped"] += 1
         return bytes(data)
 
-    def _whose(self, near: tuple[str, int], far: tuple[str, int]) -> str:
-        """The node that has the connection `near` -> `far` open; the client when no node has."""
-        inode = socket_inode(near, far)
-        if not inode or holds(self._harness, inode):
-            return CLIENT
-        for pid, node in self._living():
-            if holds(pid, inode):
-                return node
-        return CLIENT
-
-    def _living(self) -> list[tuple[int, str]]:
-        """The nodes' processes. Looks for new ones only when one is missing: it takes a while."""
-        alive = {pid: node for pid, node in self._nodes.items() if os.path.exists(f"/proc/{pid}")}
-        if set(alive.values()) != self._expected and time.monotonic() > self._looked + _LOOK_S:
-            alive = nodes(self._prefix, self._strangers)
-            self._looked = time.monotonic()
-        self._nodes = alive
-        return list(alive.items())
-
-
-def socket_inode(near: tuple[str, int], far: tuple[str, int]) -> int:
-    """Of the TCP socket of this machine that is connected from `near` to `far`; 0 when there is none.
-
-    Asks the kernel for this one (sock_diag(7), inet_diag_req_v2): reading /proc/net/tcp takes long on a busy machine.
-    """
-    ends = struct.pack("!HH", near[1], far[1])
-    ends += socket.inet_aton(near[0]) + bytes(12) + socket.inet_aton(far[0]) + bytes(12)
-    request = struct.pack("=BBBBI", socket.AF_INET, socket.IPPROTO_TCP, 0, 0, 0xFFF) + ends
-    request += struct.pack("=I", 0) + b"\xff" * 8  # any interface, no cookie
-    header = struct.pack("=IHHII", 16 + len(request), _SOCK_DIAG_BY_FAMILY, 1, 1, 0)
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as kernel:
-        kernel.settimeout(2.0)
-        try:
-            kernel.send(header + request)
-            answer = kernel.recv(4096)
-        except OSError:
-            return 0
-    (kind,) = struct.unpack_from("=H", answer, 4)
-    if kind != _SOCK_DIAG_BY_FAMILY:
-        return 0
-    (inode,) = struct.unpack_from("=I", answer, 16 + 4 + 48 + 16)
-    return int(inode)
-
-
-def nodes(prefix: str, strangers: dict[int, float]) -> dict[int, str]:
-    """Process id -> node, of all processes of the harness `prefix`.
-
-    `strangers` is kept between calls: when a process was first seen that is nobody's. It is looked at again for a
-    while, as it may be about to become one, and then no more: a busy machine has hundreds.
-    """
-    found, now = {}, time.monotonic()
-    there = {int(entry) for entry in os.listdir("/proc") if entry.isdigit()}
-    for gone in strangers.keys() - there:
-        del strangers[gone]
-    for pid in there:
-        if now - strangers.get(pid, now) > _STRANGER_S:
-            continue
-        try:
-            words = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-        except OSError:
-            words = []
-        env = dict(word.split(b"=", 1) for word in words if b"=" in word)
-        if env.get(ENVIRONMENT.encode()) == prefix.encode() and NODE.encode() in env:
-            found[pid] = env[NODE.encode()].decode()
-            strangers.pop(pid, None)
-        else:
-            strangers.setdefault(pid, now)
-    return found
-
-
-def holds(pid: int, inode: int) -> bool:
-    """Whether the process has this socket open."""
-    try:
-        return any(os.readlink(entry.path) == f"socket:[{inode}]" for entry in os.scandir(f"/proc/{pid}/fd"))
-    except OSError:
-        return False
+    def _seen(self, host: str) -> str:
+        """Who connects from this address; "" when nodes connect from anywhere."""
+        return self._homes.get(host, CLIENT) if self._homes else ""
 
 
 def _abort(writer: asyncio.StreamWriter) -> None:
@@ -371,7 +298,7 @@ async def _serve(prefix: str, seed: int) -> None:
             match given.pop("do"):
                 case "open":
                     listen, target = tuple(given["listen"]), tuple(given["target"])
-                    gate = Gate(listen=listen, target=target, to=given["to"], source=given["source"])
+                    gate = Gate(**{**given, "listen": listen, "target": target})
                     answer["ok"] = await proxies.open(gate)
                 case "treat":
                     links = {(source, target) for source, target in given["links"]}

@@ -1,16 +1,20 @@
 /* Faults of disk and clock for one process, preloaded: LD_PRELOAD=shim.so MR_SHIM_FILE=control.
+ * With MR_SHIM_SOURCE=127.x.y.z it also connects within loopback from that address, so that who is called knows by whom.
  *
  * The control file is one page, mapped shared, written by jepsen_like/shim.py while the process runs. Every fault counts
  * how often it struck, so that a run can prove that it did. Faults of files strike only below `prefix`. */
 #define _GNU_SOURCE
+#include <arpa/inet.h>
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/time.h>
 #include <sys/uio.h>
 #include <time.h>
@@ -33,9 +37,13 @@ struct control { /* jepsen_like/shim.py knows these offsets */
 
 static struct control none;
 static volatile struct control *control = &none;
+static struct in_addr source; /* 0.0.0.0 = any */
 
 __attribute__((constructor)) static void attach(void)
 {
+    const char *from = getenv("MR_SHIM_SOURCE");
+    if (from && !inet_aton(from, &source))
+        source.s_addr = INADDR_ANY;
     const char *path = getenv("MR_SHIM_FILE");
     int fd = path ? open(path, O_RDWR | O_CLOEXEC) : -1;
     if (fd < 0)
@@ -147,4 +155,41 @@ time_t time(time_t *out)
     if (out)
         *out = now.tv_sec;
     return now.tv_sec;
+}
+
+static int in_loopback(struct in_addr address)
+{
+    return ntohl(address.s_addr) >> 24 == 127;
+}
+
+/* Failing to bind is no failure to connect: then it comes from wherever the kernel says. */
+static void leave_from_source(int fd, const struct sockaddr *to)
+{
+    int later = 1; /* which port is found when it connects, so that many connections may share one */
+    if (to->sa_family == AF_INET && in_loopback(((const struct sockaddr_in *)to)->sin_addr)) {
+        struct sockaddr_in from = {.sin_family = AF_INET, .sin_addr = source};
+        setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &later, sizeof later);
+        bind(fd, (struct sockaddr *)&from, sizeof from);
+    } else if (to->sa_family == AF_INET6) { /* gRPC: IPv4 within IPv6 */
+        const struct in6_addr *mapped = &((const struct sockaddr_in6 *)to)->sin6_addr;
+        struct in_addr inner;
+        memcpy(&inner, &mapped->s6_addr[12], sizeof inner);
+        if (!IN6_IS_ADDR_V4MAPPED(mapped) || !in_loopback(inner))
+            return;
+        struct sockaddr_in6 from = {.sin6_family = AF_INET6, .sin6_addr = *mapped};
+        memcpy(&from.sin6_addr.s6_addr[12], &source, sizeof source);
+        setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &later, sizeof later);
+        bind(fd, (struct sockaddr *)&from, sizeof from);
+    }
+}
+
+int connect(int fd, const struct sockaddr *to, socklen_t length)
+{
+    NEXT(connect);
+    if (source.s_addr != INADDR_ANY) {
+        int before = errno;
+        leave_from_source(fd, to);
+        errno = before;
+    }
+    return next(fd, to, length);
 }

@@ -46,10 +46,13 @@ def build(directory: Path) -> Path:
 
 
 class Shim:
-    """The faults of one process. File faults strike below the directory `prefix` only."""
+    """The faults of one process. File faults strike below the directory `prefix` only. With `source`, an address of
+    loopback, its connections within loopback come from there."""
 
-    def __init__(self, library: Path, control: Path, prefix: Path) -> None:
+    def __init__(self, library: Path, control: Path, prefix: Path, source: str = "") -> None:
         self.env = {"LD_PRELOAD": str(library), "MR_SHIM_FILE": str(control)}
+        if source:
+            self.env["MR_SHIM_SOURCE"] = source
         with open(control, "w+b") as file:
             file.truncate(4096)
             self._page = mmap.mmap(file.fileno(), 4096)

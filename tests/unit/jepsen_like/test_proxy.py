@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
-from jepsen_like.proxy import CLIENT, Gate, Proxies, Treatment, holds, socket_inode
+from jepsen_like.owners import holds, socket_inode
+from jepsen_like.proxy import CLIENT, Gate, Proxies, Treatment
+from jepsen_like.shim import Shim, build
 
 THERE, BACK = (CLIENT, "n"), ("n", CLIENT)
 
@@ -132,3 +138,50 @@ def test_the_kernel_tells_whose_socket_it_is():
             assert inode == os.fstat(near.fileno()).st_ino
             assert holds(os.getpid(), inode)
         assert socket_inode(("127.0.0.1", 1), ("127.0.0.1", 2)) == 0
+
+
+_DIAL = """
+import socket, sys
+import grpc
+host, port, how = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+if how == "grpc":
+    with grpc.insecure_channel(f"{host}:{port}") as channel:
+        try:
+            grpc.channel_ready_future(channel).result(timeout=3)
+        except grpc.FutureTimeoutError:
+            pass  # nobody there speaks it; that it came is enough
+else:
+    socket.create_connection((host, port), timeout=5).close()
+"""
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="THE SHIM WAS NOT TRIED: no gcc here")
+@pytest.mark.parametrize("how", ["socket", "grpc"])
+def test_a_node_with_the_shim_connects_from_its_own_address(tmp_path: Path, how: str) -> None:
+    """So that the proxies see who it is, and need not ask the kernel whose each connection is."""
+    page = Shim(build(tmp_path), tmp_path / "page", tmp_path, "127.201.7.9")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(20)
+        command = [sys.executable, "-c", _DIAL, "127.0.0.1", str(listener.getsockname()[1]), how]
+        with subprocess.Popen(command, env={**os.environ, **page.env}) as dialling:
+            came, address = listener.accept()
+            came.close()
+            listener.close()
+            dialling.wait(20)
+    page.close()
+    assert address[0] == "127.201.7.9"
+
+
+async def test_who_is_seen_by_its_address_is_treated_as_that_node(echo):
+    proxies = echo.proxies
+    home = await asyncio.start_server(lambda _r, w: w.close(), "127.201.7.10", 0)
+    gate = Gate(listen=("127.0.0.1", 0), target=home.sockets[0].getsockname(), to="m", seen=True)
+    await proxies.open(gate)
+    proxies.treat([("m", "n")], Treatment(refuse=True))
+    _, writer = await asyncio.open_connection(*echo.address, local_addr=("127.201.7.10", 0))
+    writer.write(b"hello")
+    await asyncio.sleep(0.2)
+    writer.transport.abort()
+    assert proxies.struck["connections refused"] == 1
+    assert await echo.say(b"hello") == b"hello", "the client is somebody else"
+    home.close()

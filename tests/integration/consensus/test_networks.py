@@ -182,6 +182,18 @@ def test_the_largest_command_survives_a_partition_and_a_new_leader_in_the_middle
         assert_nothing_lost(cluster, acknowledged)
 
 
+def test_a_burst_over_a_slow_link_does_not_drown_the_heartbeats(tmp_path):
+    """FC22: 500 commands of 16 kB in flight at 100 Mbit/s: none is in doubt, because no leader lost its office."""
+    with networked(tmp_path / "c", THREE) as cluster:
+        assert cluster.network
+        leader, term = cluster.leader(), cluster.terms()
+        cluster.network.squeeze([leader], 100_000)
+        burst = cluster.processes[leader].ask("load", prefix="k" + "x" * 16_000, count=2000, within_s=90)
+        assert burst.get("ok") == 2000, burst
+        cluster.network.heal()
+        assert cluster.terms() == term
+
+
 def test_a_tenth_of_the_packets_lost_costs_time_only(tmp_path):
     """FC22."""
     with networked(tmp_path / "c", THREE) as cluster:

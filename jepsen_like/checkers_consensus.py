@@ -174,7 +174,7 @@ def views(_history: Sequence[Event], evidence: Evidence) -> Verdict:
         for job, view in master.view.items():
             if "error" not in view or view["error"] == "NotFound":
                 shown[job][repr(sorted(view.items()))].append(master.id)
-    for job in shown.keys() - set(evidence.unfinished):
+    for job in sorted(shown.keys() - set(evidence.unfinished)):
         compared, versions = compared + 1, shown[job]
         if len(versions) > 1:
             who = "; ".join(f"{', '.join(ids)} show {text[:160]}" for text, ids in versions.items())

@@ -1093,4 +1093,62 @@ DIRECTED = [
         "test_hazards.test_only_the_entry_that_was_named_is_refused",
         _cut("consensus.applying.Applier._refused", "and digest(body).startswith(self._refuse[1])", ""),
     ),
+    # Handing over
+    Directed(
+        "nothing is proposed during a hand-over",
+        "transfer",
+        "test_handover.test_nothing_is_proposed_while_leadership_is_handed_over",
+        _cut("consensus.node.Node._govern", "if leading.transfer is None:", "if True:"),
+    ),
+    Directed(
+        "an empty disk is no successor",
+        "empty disk",
+        "test_handover.test_an_empty_disk_is_no_successor",
+        _cut("consensus.node.Node.transfer", "or not self.leading.members[to].voter", ""),
+    ),
+    Directed(
+        "the best successor is a voter",
+        "empty disk",
+        "test_handover.test_the_successor_is_a_voter_also_when_another_has_more",
+        _cut(
+            "consensus.leading.Leading.best_successor", "if m.voter and p in connected", "if p in connected"
+        ),
+    ),
+    Directed(
+        "who waits when a member is stopped is told",
+        "33",
+        "test_handover.test_who_waits_when_a_member_is_stopped_is_told",
+        _cut("consensus.node.Node.abandon", "self.proposals.forget()", "[]"),
+    ),
+    Directed(
+        "a replacement votes when all have met it",
+        "empty disk",
+        "test_replaced_disks.test_it_votes_only_once_every_other_member_has_let_it_in",
+        _cut("consensus.following.Following._claim_vote", "and not self._strangers", ""),
+    ),
+    # Snapshots
+    Directed(
+        "one received snapshot at a time",
+        "12",
+        "test_compacting.test_while_a_snapshot_goes_to_the_disk_no_other_is_begun",
+        _cut("consensus.compacting.Compacting.take_piece", "if self._arriving is not None:", "if False:"),
+    ),
+    Directed(
+        "no own snapshot while one arrives",
+        "12",
+        "test_compacting.test_no_own_snapshot_is_begun_while_one_arrives",
+        _cut("consensus.compacting.Compacting.due", "or self._arriving is not None", ""),
+    ),
+    Directed(
+        "only what a snapshot covers is trimmed",
+        "3",
+        "test_compacting.test_a_snapshot_that_ends_where_the_log_is_not_trims_nothing",
+        _cut("consensus.compacting.Compacting.taken", "if first < index - keep <= last:", "if True:"),
+    ),
+    Directed(
+        "a member ends with its disk",
+        "FC17",
+        "test_compacting.test_a_disk_that_failed_ends_the_turn",
+        _cut("consensus.node.Node.tick", "if self.journal.failed is not None:", "if False:"),
+    ),
 ]

@@ -3,8 +3,8 @@
     mr-master --peers a,b,c
 
 The first line on stdout is one JSON object with the real addresses. SIGTERM hands leadership over and ends
-with 0. Exit status: 0 ended as told, 1 a bug or a broken law of consensus, 2 bad usage or no certificate, 75
-the disk is full.
+with 0. Exit status: 0 ended as told, 1 refused to start or its disk failed, 2 bad usage or no certificate, 70 a
+bug or a broken law of consensus, 75 the disk is full.
 """
 
 from __future__ import annotations

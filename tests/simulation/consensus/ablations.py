@@ -1151,4 +1151,67 @@ DIRECTED = [
         "test_compacting.test_a_disk_that_failed_ends_the_turn",
         _cut("consensus.node.Node.tick", "if self.journal.failed is not None:", "if False:"),
     ),
+    # One line each
+    Directed(
+        "only rounds that were begun are answered",
+        "26",
+        "test_small_rules.test_only_rounds_that_were_begun_are_answered",
+        _cut("consensus.leading.Leading._heard", "if member.round < round_ <= self.round:", "if True:"),
+    ),
+    Directed(
+        "a read waits for all that was committed",
+        "26",
+        "test_small_rules.test_a_read_waits_for_all_that_was_committed_when_it_was_asked",
+        _cut("consensus.leading.Leading.read", "max(commit, self.noop)", "self.noop"),
+    ),
+    Directed(
+        "a new session begins with a question",
+        "15",
+        "test_small_rules.test_a_new_session_begins_with_a_question",
+        _cut("consensus.leading.Leading.up", "self.members[peer].disconnected()", "pass"),
+    ),
+    Directed(
+        "a new session may be of an earlier time",
+        "empty disk",
+        "test_small_rules.test_a_new_session_may_be_of_a_life_that_says_an_earlier_time",
+        _cut("consensus.leading.Leading.up", "self.members[peer].incarnation = 0", "pass"),
+    ),
+    Directed(
+        "a candidate waits for its own disk",
+        "FC16",
+        "test_small_rules.test_a_candidate_waits_for_its_own_disk",
+        _cut("consensus.node.Node._stand", "if self.state == CANDIDATE and self._outbox.holds:", "if False:"),
+    ),
+    Directed(
+        "the term is never below the log's",
+        "C2",
+        "test_small_rules.test_the_term_is_never_below_the_logs",
+        _cut(
+            "consensus.core.Core.__init__",
+            "max(journal.getCurrentTerm(), journal[-1][2])",
+            "journal.getCurrentTerm()",
+        ),
+    ),
+    Directed(
+        "the commit index is never beyond the log",
+        "8",
+        "test_small_rules.test_the_commit_index_is_never_beyond_the_log",
+        _cut(
+            "consensus.core.Core.__init__",
+            "min(journal.getRaftCommitIndex(), journal[-1][1])",
+            "journal.getRaftCommitIndex()",
+        ),
+    ),
+    Directed(
+        "the commit index does not go back",
+        "C5",
+        "test_small_rules.test_the_commit_index_does_not_go_back",
+        _cut("consensus.core.Core.advance", "if commit > self.commit:", "if True:"),
+    ),
+    Directed(
+        "a rejection takes back what was to be answered",
+        "9",
+        "test_small_rules.test_a_rejection_takes_back_what_was_to_be_answered",
+        _cut("consensus.outbox.Outbox.answer", "self._owed = None", "pass"),
+    ),
 ]

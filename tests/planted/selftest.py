@@ -1,6 +1,6 @@
 """The harness must be able to fail: every planted bug is found, and no run without one is blamed.
 
-    python -m tests.planted.selftest [--only NAME …] [--no-clean] [--json FILE] [--keep DIR]
+    python -m tests.planted.selftest [--only NAME …] [--no-clean] [--at-once N] [--json FILE] [--keep DIR]
 
 Each bug runs in real servers with the schedule that is fit to expose it, and counts as found when a checker of a
 promise that it breaks says so; then the same run without the bug must be valid. Rules of consensus that chance needs
@@ -12,10 +12,13 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import multiprocessing
 import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -70,6 +73,23 @@ def in_cluster(bug: Bug, seed: int, *, clean: bool, keep: Path | None) -> Row:
     return row
 
 
+def judged(name: str, seed: int, clean: bool, keep: Path | None) -> Row:
+    """`in_cluster`, whatever happens."""
+    bug = BUGS[name]
+    try:
+        return in_cluster(bug, seed, clean=clean, keep=keep)
+    except Exception as error:  # a cluster that does not even start has not been judged
+        return Row(bug.name, bug.breaks, "cluster", False, f"no run: {error!r}"[:200], 0.0, "", 0.0)
+
+
+def in_clusters(names: Sequence[str], *, clean: bool, at_once: int, keep: Path | None) -> Iterator[Row]:
+    """A row for each bug, as they come. Each run has a harness of its own; most of its time it waits."""
+    seeds = {name: seed for seed, name in enumerate(BUGS, SEED)}
+    with ProcessPoolExecutor(at_once, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for row in as_completed([pool.submit(judged, name, seeds[name], clean, keep) for name in names]):
+            yield row.result()
+
+
 def in_simulation() -> list[Row]:
     """Rules of consensus taken out one by one, in seeded histories of simulated masters."""
     from tests.simulation.consensus.ablations import ABLATIONS
@@ -121,17 +141,15 @@ def main() -> int:
     parser.add_argument("--only", nargs="*", default=[], help="names of bugs")
     parser.add_argument("--no-clean", action="store_true")
     parser.add_argument("--no-simulation", action="store_true")
+    parser.add_argument("--at-once", type=int, default=2, help="clusters at a time (default 2)")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--keep", type=Path, help="folder for the reports and evidence of every run")
     asked = parser.parse_args()
+    if unknown := sorted(set(asked.only) - BUGS.keys()):
+        parser.error(f"no such bug: {', '.join(unknown)}")
     began, rows = time.monotonic(), []
-    for seed, bug in enumerate(BUGS.values(), SEED):
-        if asked.only and bug.name not in asked.only:
-            continue
-        try:
-            row = in_cluster(bug, seed, clean=not asked.no_clean, keep=asked.keep)
-        except Exception as error:  # a cluster that does not even start has not been judged
-            row = Row(bug.name, bug.breaks, "cluster", False, f"no run: {error!r}"[:200], 0.0, "", 0.0)
+    names = [name for name in BUGS if not asked.only or name in asked.only]
+    for row in in_clusters(names, clean=not asked.no_clean, at_once=asked.at_once, keep=asked.keep):
         show(row)
         rows.append(row)
     if not asked.only and not asked.no_simulation:

@@ -1,4 +1,4 @@
-"""C1 to C9, C11 and C14 in simulated histories of the real consensus code: any seed, however unlucky.
+"""C1 to C9 and C11 to C14 in simulated histories of the real consensus code: any seed, however unlucky.
 
 A seed's history changes with the code that plays it, so what a seed once found is kept as a few lines at the end of
 tests/unit/consensus/test_hazards.py, not as a seed.
@@ -12,6 +12,7 @@ import pytest
 
 from tests.simulation.consensus.histories import parallel, play, total
 from tests.simulation.consensus.plan import draw, profile
+from tests.simulation.consensus.themes import THEMES
 
 SEEDS = 560
 
@@ -25,6 +26,8 @@ def test_any_history_keeps_every_promise() -> None:
     # A simulation in which nothing happens proves nothing.
     for what in ("crashes", "leaders", "acknowledged", "snapshots taken", "snapshots received", "disks lost"):
         assert result.counts[what] > SEEDS / 40, f"{what}: {result.counts}"
+    for theme in THEMES:
+        assert result.counts[f"theme {theme}"], f"{theme}: {result.counts}"
 
 
 @pytest.mark.parametrize("seed", [3, 8, 17])

@@ -421,9 +421,9 @@ SYNCS = [
         "the watermark is lowered before the log is cut",
         "design 10",
         "power cuts",
-        250,
+        500,
         _cut("consensus.watermark.Watermark.lower", "self.write()", "pass"),
-        8,
+        12,
     ),
     Ablation(
         "a new watermark has its content before its name",
@@ -480,6 +480,7 @@ SYNCS = [
         "power cuts",
         300,
         _cut("consensus.opening._found_or_join", "journal.sync()", "pass"),
+        32,
     ),
 ]
 

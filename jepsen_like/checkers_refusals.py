@@ -92,7 +92,10 @@ def _without_majority(history: Sequence[Event], masters: Sequence[str]) -> Itera
         if event.op in NOBODY:
             yield event.t, heals[event.id], f"{event.op}: every master was dead"
         elif masters and isinstance(event.value, dict) and event.value.get("cut"):
-            cut = {(str(a), str(b)) for a, b in event.value["cut"]}
+            # a power cut has no links: it says who died and what was lost
+            cut = {
+                (str(link[0]), str(link[1])) for link in event.value["cut"] if isinstance(link, list | tuple)
+            }
             if not _majority(masters, cut):
                 yield event.t, heals[event.id], f"{event.op}: no majority of masters could talk"
 

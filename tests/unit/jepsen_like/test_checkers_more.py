@@ -286,6 +286,15 @@ FINE: list[tuple[str, Callable[..., Verdict], Spoil]] = [
         ),
     ),
     (
+        "C15 a power cut of one is no partition",  # found by a campaign, seed 865292954: the checker crashed
+        refusals.honest,
+        lambda h, e: (
+            third(e),
+            h.extend(cut([{"node": "a", "lived": True, "bytes": 7}], kind="power-cut")),  # type: ignore[list-item]  # as it is
+            h.extend(call(73, 11, "submit", "x", {"job": "x", "existed": False})),
+        ),
+    ),
+    (
         "C15 a cut that is not proven is no cut",
         refusals.honest,
         lambda h, e: (

@@ -34,9 +34,7 @@ class BlobService(rpc.BlobsServicer):
             self._check_leading()
         elif "master" not in identify(context).roles:
             raise NotAllowed("only a master stores copies: send the blob to the leader")
-        if self._store.has(first.digest):
-            self._store.touch(first.digest)
-        else:
+        if not await self._store.touch(first.digest):
             await self._store.put(first.digest, _data(first, request))
         copies = 1 if first.replica else await self._copies.ensure(first.digest)
         return pb.PutReply(digest=first.digest, copies=copies)

@@ -17,7 +17,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from io import BufferedWriter
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from mr.errors import NotFound, Rejected, Unavailable, Usage
 
@@ -128,7 +128,8 @@ class BlobStore:
             self._writing -= written
             with contextlib.suppress(OSError):  # what its buffer still holds is of no use
                 file.close()
-            aside.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a disk that takes no write removes nothing; `open` sweeps it
+                aside.unlink(missing_ok=True)
 
     async def put_bytes(self, data: bytes) -> bytes:
         """Keeps `data`; returns its digest."""
@@ -139,19 +140,16 @@ class BlobStore:
 
     async def read(self, digest: bytes, offset: int = 0) -> AsyncIterator[bytes]:
         """The blob from `offset`, in chunks of at most 1 MiB. Raises NotFound."""
-        self.size(digest)
-        with (self._folder / digest.hex()).open("rb") as file:
+        with await self._on_disk(_open, self.path(digest), of=digest) as file:
             file.seek(offset)
-            while data := await asyncio.to_thread(file.read, CHUNK):
+            while data := await self._on_disk(file.read, CHUNK):
                 yield data
 
     async def read_all(self, digest: bytes) -> bytes:
         """The whole blob, checked against its name. Raises NotFound; a damaged one is dropped, so that it is
         fetched again.
         """
-        self.size(digest)
-        path = self._folder / digest.hex()
-        data = await asyncio.to_thread(path.read_bytes)
+        data = await self._on_disk(self.path(digest).read_bytes, of=digest)
         if hashlib.sha256(data).digest() != digest:
             self._drop(digest)
             raise NotFound(f"blob {digest.hex()[:12]} was damaged on disk and is dropped")
@@ -166,16 +164,26 @@ class BlobStore:
             self._drop(digest)
         return old
 
-    def touch(self, digest: bytes) -> None:
-        """Starts the grace again: somebody is about to submit a job that names it."""
-        os.utime(self._folder / digest.hex())
+    async def touch(self, digest: bytes) -> bool:
+        """Starts the grace again: somebody is about to submit a job that names it. False if it is not here."""
+        if digest not in self._sizes:
+            return False
+        try:
+            await self._on_disk(os.utime, self.path(digest), of=digest)
+        except NotFound:
+            return False
+        return True
 
-    async def _on_disk(self, work: Callable[..., T], *args: Any) -> T:
+    async def _on_disk(self, work: Callable[..., T], *args: Any, of: bytes = b"") -> T:
+        """What `work` returns. A blob `of` that somebody has removed is no failure of the disk: it is fetched again."""
         try:
             return await asyncio.to_thread(work, *args)
         except OSError as error:
+            if of and isinstance(error, FileNotFoundError):
+                self._drop(of)
+                raise NotFound(f"blob {of.hex()[:12]} is gone from this disk") from None
             self._failed(error)
-            raise Unavailable(f"the disk of this master cannot be written: {error.strerror}") from error
+            raise Unavailable(f"the disk of this master fails: {error.strerror}") from error
 
     def _written_at(self, digest: bytes, now: float) -> float:
         try:
@@ -214,6 +222,10 @@ def _sync(folder: Path) -> None:
         os.fsync(opened)
     finally:
         os.close(opened)
+
+
+def _open(path: Path) -> BinaryIO:
+    return path.open("rb")
 
 
 async def _pieces(data: bytes) -> AsyncIterator[bytes]:

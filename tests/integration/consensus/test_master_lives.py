@@ -56,6 +56,7 @@ def test_stopped_masters_are_dumped_and_agree(tmp_path: Path) -> None:
         until(lambda: all(_applied(cluster, name) >= leader.commit for name in cluster.masters), "one state")
         busy = masters.mr(cluster, "master", "dump", str(cluster.masters["a"].data_dir))
         assert (busy.returncode, "in use by process" in busy.stderr) == (2, True)
+        time.sleep(2.0)  # how much is committed is on disk within a second (Journal.setRaftCommitIndex)
         masters.stop_all(cluster)
         states, entries = [], []
         for name, server in cluster.masters.items():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
-from collections.abc import AsyncIterator
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -123,3 +125,64 @@ async def test_a_disk_that_cannot_be_written_is_told_and_nothing_is_claimed(tmp_
         await store.put(digest(b"x"), pieces(b"x"))
     assert len(told) == 1
     assert not store.has(digest(b"x"))
+
+
+def _read_only(*_args: object, **_named: object) -> None:
+    raise OSError(errno.EROFS, "Read-only file system")
+
+
+# What is done, and the call that the disk refuses meanwhile; nothing can be removed either.
+MOMENTS: dict[str, tuple[Callable[[BlobStore, bytes], Awaitable[object]], object, str]] = {
+    "a file is made": (lambda store, _: store.put(digest(b"x"), pieces(b"x")), Path, "open"),
+    "its grace starts again": (lambda store, name: store.touch(name), os, "utime"),
+    "it is read": (lambda store, name: store.read_all(name), Path, "read_bytes"),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+async def test_a_disk_that_turns_read_only_is_told_by_whatever_comes_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """FC18: the client is sent to another master, never told of an internal error."""
+    act, owner, call = MOMENTS[moment]
+    told: list[OSError] = []
+    store = BlobStore(tmp_path, limit_bytes=1 << 20, each_bytes=1 << 20, failed=told.append)
+    store.open()
+    name = await store.put_bytes(b"before")
+    with monkeypatch.context() as fails:
+        fails.setattr(Path, "unlink", _read_only)
+        fails.setattr(owner, call, _read_only)
+        with pytest.raises(Unavailable, match="Read-only"):
+            await act(store, name)
+    assert len(told) == 1
+
+
+async def test_a_write_that_fails_half_way_is_told_though_nothing_can_be_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[OSError] = []
+    store = BlobStore(tmp_path, limit_bytes=1 << 20, each_bytes=1 << 20, failed=told.append)
+    store.open()
+    with monkeypatch.context() as fails:
+        fails.setattr(os, "fsync", _read_only)
+        fails.setattr(Path, "unlink", _read_only)
+        with pytest.raises(Unavailable, match="Read-only"):
+            await store.put(digest(b"x"), pieces(b"x"))
+    assert len(told) == 1
+    assert not store.has(digest(b"x"))
+
+
+async def test_a_blob_that_somebody_removed_is_no_failure_of_the_disk(tmp_path: Path) -> None:
+    told: list[OSError] = []
+    store = BlobStore(tmp_path, limit_bytes=1 << 20, each_bytes=1 << 20, failed=told.append)
+    store.open()
+    for ask in (store.touch, store.read_all):
+        name = await store.put_bytes(b"removed")
+        store.path(name).unlink()
+        if ask is store.touch:
+            assert not await store.touch(name), "so it is stored again"
+        else:
+            with pytest.raises(NotFound):
+                await store.read_all(name)
+        assert not store.has(name)
+    assert not told

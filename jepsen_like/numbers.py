@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from jepsen_like.evidence import Evidence
+from jepsen_like.evidence import Evidence, Job
 from jepsen_like.history import Event
 
 
@@ -40,7 +40,7 @@ def numbers(history: Sequence[Event], evidence: Evidence) -> dict[str, str]:
     proven = Counter(e.op for e in history if e.kind == "proof" and e.value)
     terms = {e.value["term"] for e in history if e.op == "master" and e.value.get("role") == "leader"}
     gaps = gaps_s(history)
-    states = Counter(job.status["state"] if job.status else "gone" for job in evidence.jobs)
+    states = Counter(_end(job) for job in evidence.jobs)
     reruns: Counter[str] = Counter()
     for job in evidence.jobs:
         if job.status:
@@ -52,7 +52,7 @@ def numbers(history: Sequence[Event], evidence: Evidence) -> dict[str, str]:
     return {
         "operations": f"{sum(operations.values())}: {operations['ok']} ok, {operations['fail']} refused,"
         f" {operations['info']} without a certain answer",
-        "jobs": ", ".join(f"{count} {state}" for state, count in states.items()) or "none",
+        "jobs": ", ".join(f"{count} {state}" for state, count in states.most_common()) or "none",
         "attempts begun": str(sum(line["what"] == "begun" for w in evidence.workers for line in w.journal)),
         "finished tasks run again": ", ".join(f"{count} {why}" for why, count in reruns.items()) or "none",
         "faults proven": f"{sum(proven.values())}: "
@@ -70,3 +70,11 @@ def numbers(history: Sequence[Event], evidence: Evidence) -> dict[str, str]:
         ),
         "calm until the last job ended": f"{evidence.calm_s:.1f} s",
     }
+
+
+def _end(job: Job) -> str:
+    """How it ended; some jobs of the mix are there to fail."""
+    if job.status is None:
+        return "gone"
+    state = str(job.status["state"])
+    return f"{state} as they should" if state == job.expected == "FAILED" else state

@@ -136,6 +136,7 @@ def mr() -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """The console script: runs a command and exits with the code of its outcome."""
     args = list(sys.argv[1:] if argv is None else argv)
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # its C core writes notes of its own to stderr
     # a shell script's `mr … &` starts with SIGINT ignored; Ctrl-C detaches or stops all the same
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:

@@ -85,6 +85,7 @@ _WORK_DIRS = 100  # of workers on one host that were not told where to work
 @click.version_option(package_name="mapraft")
 def main(**flags: Any) -> None:
     """One worker of a mapraft cluster: carries out the tasks that the leading master assigns."""
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # its C core writes notes of its own to stderr
     try:
         settings = load(
             {

@@ -36,7 +36,7 @@ from mr.errors import Error, Usage
 if TYPE_CHECKING:
     from mr.client import Client
 
-# From the last heal until every job must have ended (T12): twice what they take undisturbed, and a minute.
+# From the last heal until every job must have ended (T12), at least; see `calm_s`.
 CALM_S = 120.0
 Say = Callable[[str], None]
 
@@ -183,7 +183,7 @@ def _attack(config: RunConfig, place: Place, folder: Path, history: History, say
         "faults": "none" if not steps else config.faults,
     }
     say("healed; waiting for every job to end")
-    clients.deadline = scenes.deadline = time.monotonic() + config.calm_s
+    clients.deadline = scenes.deadline = time.monotonic() + calm_s(config, clients.busy)
     clients.join()
     for other in others:
         other.join(60)
@@ -192,6 +192,12 @@ def _attack(config: RunConfig, place: Place, folder: Path, history: History, say
     reader.stop()
     _gather(place, folder, collector, watcher, say)
     return collector.evidence
+
+
+def calm_s(config: RunConfig, waiting: int) -> float:
+    """How long the calm may take when clients still wait for so many jobs (T12): twice what those take undisturbed,
+    and a minute. Undisturbed, jobs end as often as they come."""
+    return max(config.calm_s, 2 * waiting * config.job_every_s + 60)
 
 
 def _calm(place: Place, history: History, collector: Collector, deadline: float) -> None:

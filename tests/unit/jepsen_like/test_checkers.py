@@ -15,6 +15,7 @@ from jepsen_like import checkers_consensus as consensus
 from jepsen_like import checkers_data as data
 from jepsen_like.evidence import Audit, Evidence, Job, Mark, Master, Peek, Probe, Worker
 from jepsen_like.history import Event
+from jepsen_like.run import RunConfig, calm_s
 from jepsen_like.verdict import Outcome, Verdict
 
 S = 1_000_000_000
@@ -681,3 +682,11 @@ def register(number: int, t: float, op: str, value: Any, answer: Any, kind: str 
 )
 def test_register_histories_of_known_verdict(promise: str, history: list[Event], outcome: Outcome) -> None:
     assert checkers.overall(checkers.judge(history, None)) is outcome, promise
+
+
+@pytest.mark.parametrize(
+    ("waiting", "seconds"), [(0, 120.0), (12, 120.0), (60, 360.0)], ids=["none", "a few", "a long storm's"]
+)
+def test_the_calm_is_long_enough_for_the_jobs_that_wait(waiting: int, seconds: float) -> None:
+    """T12: twice the time without faults, and a minute."""
+    assert calm_s(RunConfig(seed=1, job_every_s=2.5), waiting) == seconds

@@ -7,10 +7,12 @@ tests/unit/consensus/test_hazards.py, not as a seed.
 from __future__ import annotations
 
 import os
+import random
 
 import pytest
 
 from tests.simulation.consensus.histories import parallel, play, total
+from tests.simulation.consensus.network import SILENCE_S, Network
 from tests.simulation.consensus.plan import draw, profile
 from tests.simulation.consensus.themes import THEMES
 
@@ -39,3 +41,21 @@ def test_a_seed_is_a_history(seed: int) -> None:
     assert first == again
     other, _ = play(seed + 1, kind, draw(seed + 1, kind))
     assert other != first
+
+
+def test_a_stall_is_over_only_when_its_session_can_no_longer_be_given_up() -> None:
+    """Seed 288247 (returning): a follower was hurt while another's session was still about to break, which left the
+    leader alone; it went, rightly, and was taken for disturbed (C13)."""
+    later: list[float] = []
+    network = Network(
+        "tcp",
+        ["a", "b"],
+        random.Random(1),
+        now=lambda: 10.0,
+        at=lambda delay, _call: later.append(delay),
+        peers={},
+        slow={},
+        twice={},
+    )
+    network.stall("a", "b", SILENCE_S + 0.01)
+    assert network.unsettled["a", "b"] >= 10.0 + max(later) > network.stalled["a", "b"]

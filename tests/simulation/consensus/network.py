@@ -41,6 +41,9 @@ class Network:
         self.standing: dict[tuple[str, str], bool] = {}
         self.session: dict[tuple[str, str], int] = {}
         self.stalled: dict[tuple[str, str], float] = {}
+        self.unsettled: dict[
+            tuple[str, str], float
+        ] = {}  # until when a stall, or what follows of it, may strike
         self.arrival: dict[tuple[str, str], float] = {}
         self.calm = False
         self.sent = 0
@@ -120,9 +123,11 @@ class Network:
 
     def stall(self, a: str, b: str, duration: float) -> None:
         """Nothing goes from a to b for a while; if that lasts, the session is given up."""
-        self.stalled[a, b] = self.now() + duration
+        self.stalled[a, b] = self.unsettled[a, b] = self.now() + duration
         if duration > SILENCE_S:
-            self.at(SILENCE_S * self.rng.uniform(1, 1.2), lambda: self.reset(a, b))
+            given_up = SILENCE_S * self.rng.uniform(1, 1.2)  # perhaps when it is over already
+            self.unsettled[a, b] = self.now() + max(duration, given_up)
+            self.at(given_up, lambda: self.reset(a, b))
 
     def heal(self) -> None:
         self.stalled.clear()

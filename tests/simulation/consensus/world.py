@@ -396,10 +396,10 @@ class World:
         return mine and all(d.hard.voter for d in others) and self.newest_elsewhere(name) >= 0
 
     def _followers(self, chance: float, count: int = 1) -> list[str]:
-        """Some followers, while all are well."""
+        """Some followers, while all are well: else the leader may have nobody left, and rightly goes."""
         leader = self.leader()
         well = all(p.alive and p.paused_until <= self.clock for p in self.peers.values())
-        whole = all(until <= self.clock for until in self.network.stalled.values())
+        whole = all(until < self.clock for until in self.network.unsettled.values())
         standing = all(self.network.standing.values())
         if leader is None or not (well and whole and standing):
             return []

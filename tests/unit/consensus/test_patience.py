@@ -74,17 +74,24 @@ class Slow:
             one.close()
 
 
-def test_members_whose_handshake_takes_longer_than_a_first_attempt_meet(tls) -> None:
-    """Found by a storm on a machine with a load of 28: each attempt was given up a little too early, for ever."""
-    a, b = Member(tls, "a"), Member(tls, "b")
+@contextlib.contextmanager
+def far_apart(directory, delay_s: float):
+    """Two members, each of which reaches the other through a slow way."""
+    a, b = Member(directory, "a"), Member(directory, "b")
     with contextlib.ExitStack() as closing:
         for one, other in ((a, b), (b, a)):
             closing.callback(one.link.close)
-            slow = Slow(other.link.address, 0.6)
+            slow = Slow(other.link.address, delay_s)
             closing.callback(slow.close)
             one.link.move(other.config.id, slow.address)
         for one in (a, b):
             one.link.open("X")
+        yield a, b
+
+
+def test_members_whose_handshake_takes_longer_than_a_first_attempt_meet(tls) -> None:
+    """Found by a storm on a machine with a load of 28: each attempt was given up a little too early, for ever."""
+    with far_apart(tls, 0.6) as (a, b):
         until([a, b], lambda: a.up("b") and b.up("a"))
 
 
@@ -92,14 +99,5 @@ def test_without_more_patience_they_never_meet(tls, monkeypatch: pytest.MonkeyPa
     """The same two, each attempt as short as the first: what the test above would not notice, proves nothing."""
     monkeypatch.setattr(patience, "MOST_S", FIRST_S)
     monkeypatch.setattr("tests.unit.consensus.test_transport.WAIT_S", 5.0)
-    a, b = Member(tls, "a"), Member(tls, "b")
-    with contextlib.ExitStack() as closing:
-        for one, other in ((a, b), (b, a)):
-            closing.callback(one.link.close)
-            slow = Slow(other.link.address, 0.6)
-            closing.callback(slow.close)
-            one.link.move(other.config.id, slow.address)
-        for one in (a, b):
-            one.link.open("X")
-        with pytest.raises(AssertionError):
-            until([a, b], lambda: a.up("b") and b.up("a"))
+    with far_apart(tls, 0.6) as (a, b), pytest.raises(AssertionError):
+        until([a, b], lambda: a.up("b") and b.up("a"))

@@ -69,7 +69,7 @@ def starved(evidence: Evidence, others: int) -> None:
 
 
 def damaged(how: str) -> Event:
-    what = {"file": "/w1/work/jobs/wc/map/0.m-00000.a2.seg", "how": how, "node": "w2"}
+    what = {"file": "/scratch/w1/jobs/wc/map/0.m-00000.a2.seg", "how": how, "node": "w2"}
     return event(3.9, "hurt", "damaged-map-output", {"damaged": [what]}, id=72, who="nemesis")
 
 

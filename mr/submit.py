@@ -102,9 +102,8 @@ def send(masters: Masters, prepared: Prepared) -> SubmitReply:
     try:
         output.prepare_staging(spec)
     except TaskFailure as failure:
-        existing = _existing(
-            masters, spec
-        )  # another one who submits the same was faster, and its job is done
+        # Perhaps another one who submits the same was faster, and its job is done: its output is no obstacle.
+        existing = _existing(masters, spec)
         if existing is None:
             raise before_submit(failure) from None
         return SubmitReply(job=spec.job_id, term=existing.term, leader=existing.leader, existed=True)

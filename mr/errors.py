@@ -215,6 +215,15 @@ _STATUS: Mapping[type[Error], str] = {
     NotFound: "NOT_FOUND",
     DeadlineExceeded: "DEADLINE_EXCEEDED",
 }
+# How gRPC begins when it had no connection on which to send a call; anything else may have been sent.
+_NEVER_SENT = (
+    "failed to connect to all addresses",
+    "connections to all backends failing",
+    "connection refused",
+    "dns resolution failed",
+    "errors resolving",
+    "empty address list",
+)
 _BY_NAME: Mapping[str, type[Error]] = {kind.__name__: kind for kind in _STATUS}
 
 
@@ -251,8 +260,9 @@ def to_status(error: Error) -> Status:
 def from_rpc(failure: Any) -> Error:
     """The error that a failed call (`grpc.RpcError`, sync or aio) stands for.
 
-    Without our details it came from gRPC itself. Then only a connection that never opened is definite: a
-    broken stream, a cancelled call or a deadline may have left the request in some log.
+    Without our details it came from gRPC itself. Then only a connection that never opened is definite (`_NEVER_SENT`):
+    a broken stream ("Socket closed", a reset, or whatever the next release calls it), a cancelled call or a deadline
+    may have left the request in some log.
     """
     from mr.rpc.cluster_pb2 import ErrorDetail
 
@@ -264,11 +274,7 @@ def from_rpc(failure: Any) -> Error:
     text = str(failure.details() or failure.code())
     match failure.code().name:
         case "UNAVAILABLE":
-            return (
-                CommitUnknown(text)
-                if "reset" in text.lower() or "goaway" in text.lower()
-                else Unavailable(text)
-            )
+            return Unavailable(text) if text.lower().startswith(_NEVER_SENT) else CommitUnknown(text)
         case "UNAUTHENTICATED" | "PERMISSION_DENIED":
             return NotAllowed(text)
         case "NOT_FOUND":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -172,3 +174,35 @@ def test_plaintext_goes_to_this_machine_only(address: str, local: bool) -> None:
         masters = Masters([address], PLAIN, timeout=0.2)
         with pytest.raises(errors.NotAllowed, match="plaintext goes to this machine only"):
             ask(masters)
+
+
+DYING = """
+import os
+from tests.unit.cli.fake import FakeMaster
+one = FakeMaster(lambda method, request: os._exit(9))
+print(one.address, flush=True)
+input()
+"""
+
+
+def test_a_master_that_dies_over_a_write_leaves_it_undecided() -> None:
+    """C9, C11: the cancel was in the log when every master was killed; after it had been called refused for certain,
+    the job was CANCELLED all the same (campaign of every fault, seed 51, run 692888630)."""
+    with subprocess.Popen(
+        [sys.executable, "-c", DYING], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            masters = Masters([process.stdout.readline().strip()], PLAIN)
+            with pytest.raises(errors.CommitUnknown, match="may yet take effect"):
+                masters.call("Cancel", pb.CancelRequest(job="wc", request_id="r1"), timeout=1.0)
+            masters.close()
+        finally:
+            process.kill()
+
+
+def test_a_write_that_never_met_a_master_is_refused_for_certain() -> None:
+    masters = Masters(["127.0.0.1:1", "127.0.0.1:2"], PLAIN)
+    with pytest.raises(errors.Unavailable, match="no master answers"):
+        masters.call("Cancel", pb.CancelRequest(job="wc", request_id="r1"), timeout=0.5)
+    masters.close()

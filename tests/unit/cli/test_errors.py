@@ -119,10 +119,20 @@ FROM_GRPC_ITSELF = [
         errors.Unavailable,
     ),
     (
-        "a broken connection may have written",
+        "nobody at any address: nothing was sent, though the attempt to connect was reset",
         grpc.StatusCode.UNAVAILABLE,
-        "Connection reset",
-        errors.CommitUnknown,
+        "failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:1: Connection reset by peer",
+        errors.Unavailable,
+    ),
+    (
+        "a name that nobody knows",
+        grpc.StatusCode.UNAVAILABLE,
+        "DNS resolution failed for nowhere:7070",
+        errors.Unavailable,
+    ),
+    *(
+        ("a broken connection may have written", grpc.StatusCode.UNAVAILABLE, text, errors.CommitUnknown)
+        for text in ("Connection reset", "Socket closed", "recvmsg:Connection reset by peer", "GOAWAY", "new")
     ),
     ("a deadline may have written", grpc.StatusCode.DEADLINE_EXCEEDED, "", errors.CommitUnknown),
     ("a cancelled call may have written", grpc.StatusCode.CANCELLED, "", errors.CommitUnknown),

@@ -10,7 +10,7 @@ from jepsen_like import linearizability
 from jepsen_like.checkers_consensus import verdict
 from jepsen_like.evidence import Evidence, Job
 from jepsen_like.history import Event
-from jepsen_like.model import JobModel, operations, register_operations
+from jepsen_like.model import JobModel, denied, operations, register_operations
 from jepsen_like.operation import Model, Operation
 from jepsen_like.verdict import Outcome, Verdict
 from jepsen_like.workloads import attempts_of, failure_of
@@ -37,7 +37,7 @@ def _linear(
     calls: Callable[[Sequence[Event]], list[Operation]], history: Sequence[Event], model: Model
 ) -> Verdict:
     try:
-        return linearizability.check(calls(history), model)
+        return linearizability.check(calls(history), model, denied=denied(history))
     except ValueError as strange:
         return Verdict(
             checker="linearizability", outcome=Outcome.UNKNOWN, invariants=("C11",), reason=str(strange)

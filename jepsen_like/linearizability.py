@@ -224,8 +224,15 @@ def _undo(search: _Search, what: _Event | int, number: int, places: Sequence[int
     return done & ~(1 << places[number])
 
 
-def check(operations: Iterable[Operation], model: Model, budget: int = BUDGET) -> Verdict:
-    """Every key on its own. The excerpt of a violation is the operation that cannot be placed and those around it."""
+def check(
+    operations: Iterable[Operation],
+    model: Model,
+    budget: int = BUDGET,
+    *,
+    denied: Sequence[Operation] = (),
+) -> Verdict:
+    """Every key on its own. The excerpt of a violation is the operation that cannot be placed and those around it;
+    `denied` are calls that are said not to have happened: they are shown, for one of them may have."""
     keys: dict[Hashable, list[Operation]] = defaultdict(list)
     for operation in operations:
         keys[operation.key].append(operation)
@@ -247,7 +254,7 @@ def check(operations: Iterable[Operation], model: Model, budget: int = BUDGET) -
                 outcome=outcome,
                 invariants=("C11",),
                 reason=f"key {key!r}: no order of {size} explains every answer",
-                excerpt=_excerpt(shown, order, stuck),
+                excerpt=_excerpt(shown, order, stuck, [one for one in denied if one.key == key]),
                 counted=counted,
             )
         if outcome is Outcome.UNKNOWN:
@@ -314,16 +321,25 @@ class _Windows:
         return [*chosen, *beside, *self._lost[: bisect_right(self._lost_began, end)]]
 
 
-def _excerpt(history: Sequence[Operation], order: Sequence[int], stuck: int) -> tuple[str, ...]:
+def _excerpt(
+    history: Sequence[Operation], order: Sequence[int], stuck: int, denied: Sequence[Operation]
+) -> tuple[str, ...]:
     culprit = history[stuck]
-    last = [f"in order so far: {history[number]}" for number in order[-3:]]
+    placed = [history[number] for number in order[-2:]]
     until = culprit.returned if culprit.returned is not None else float("inf")
     beside = [
         f"concurrent: {other}"
         for number, other in enumerate(history)
         if number != stuck
-        and number not in order[-3:]
+        and number not in order[-2:]
         and other.invoked <= until
         and (other.returned is None or other.returned >= culprit.invoked)
     ]
-    return (*last, *beside[:6], f"cannot be placed: {culprit}")
+    since = min((one.invoked for one in placed), default=float("-inf"))
+    said_no = [f"refused: {one}" for one in denied if one.invoked <= until and (one.returned or 0) >= since]
+    return (
+        *(f"in order so far: {one}" for one in placed),
+        *beside[:3],
+        *said_no[-2:],
+        f"cannot be placed: {culprit}",
+    )

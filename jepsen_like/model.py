@@ -86,8 +86,26 @@ def operations(events: Iterable[Event]) -> list[Operation]:
         wanted = "existed" if call.op == "submit" else "state"
         if returned is not None and not (isinstance(result, dict) and wanted in result):
             raise ValueError(f"{_where(call)}: its answer {result!r} has no {wanted!r}")
+        if isinstance(result, dict):  # what else an answer says is for other checkers
+            result = {name: result[name] for name in ("state", "existed", "index") if name in result}
         made.append(_operation(call, job, None, result, returned))
     return made
+
+
+def denied(events: Iterable[Event]) -> list[Operation]:
+    """The calls that are said not to have happened, on jobs and on registers: shown beside a violation."""
+    calls = {event.id: event for event in events if event.kind == "invoke"}
+    found = []
+    for event in events:
+        call = calls.get(event.id)
+        if event.kind != "fail" or call is None or call.op not in JOB_OPS | REGISTER_OPS:
+            continue
+        asked = call.value if isinstance(call.value, dict) else {}
+        key = asked["job"] if "job" in asked else frozen(asked.get("key", ""))
+        value = None if "job" in asked else asked.get("value", call.value)
+        error = event.value.get("error", event.value) if isinstance(event.value, dict) else event.value
+        found.append(_operation(call, key, value, error, event.t))
+    return found
 
 
 def register_operations(events: Iterable[Event]) -> list[Operation]:

@@ -6,6 +6,8 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+_MICROSECOND_NS = 1_000
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
@@ -20,9 +22,15 @@ class Operation:
     returned: float | None
 
     def __str__(self) -> str:
-        until = "?" if self.returned is None else f"{self.returned:g}"
+        until = "?" if self.returned is None else _time(self.returned)
         answer = "no answer" if self.returned is None else repr(self.result)
-        return f"[{self.invoked:g} .. {until}] {self.process}: {self.action}({self.value!r}) -> {answer}"
+        asked = "" if self.value is None else repr(self.value)
+        return f"[{_time(self.invoked)} .. {until}] {self.process}: {self.action}({asked}) -> {answer}"
+
+
+def _time(t: float) -> str:
+    """For people: a recorded time is in nanoseconds, one that somebody made up for an example is a small number."""
+    return f"{t / 1e9:.3f} s" if t >= _MICROSECOND_NS else f"{t:g}"
 
 
 class Model(Protocol):

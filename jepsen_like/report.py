@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from jepsen_like import timeline
+from jepsen_like.checkers_consensus import MOST
 from jepsen_like.evidence import Evidence
 from jepsen_like.history import Event
 from jepsen_like.numbers import numbers
@@ -52,7 +53,7 @@ def text(story: Story) -> str:
             ids = f"  [{', '.join(verdict.invariants)}]" if verdict.invariants else ""
             rows.append(f"  {MARK[verdict.outcome]} {verdict.checker}{ids}: {verdict.reason}")
             if verdict.excerpt != (verdict.reason,):
-                rows += [f"      {line}" for line in verdict.excerpt[:4]]
+                rows += [f"      {line}" for line in verdict.excerpt[:MOST]]
     good = [verdict.checker for verdict in story.verdicts if verdict.outcome is Outcome.VALID]
     if good:
         rows.append(f"  {MARK[Outcome.VALID]} {len(good)} of {len(story.verdicts)} checkers valid")

@@ -67,7 +67,8 @@ def hurts(history: Sequence[Event], end: int) -> Iterator[Span]:
         if event.kind != "hurt":
             continue
         until = heals.get(event.id, end)
-        room = max(until, event.t + int(0.11 * end))  # so that its name can be read
+        name = int(_label(event.op) * end / (WIDTH - LEFT - RIGHT))
+        room = until if until - event.t > name else until + name  # its name stands behind it where it is too short
         row = next((n for n, busy in enumerate(free) if busy <= event.t), len(free))
         free[row : row + 1] = [room]
         proof = proofs.get(event.id)
@@ -153,7 +154,7 @@ def svg(history: Sequence[Event], evidence: Evidence) -> str:
 def _bar(span: Span, scale: float, y: int) -> str:
     x, width = LEFT + span.begin * scale, max(1.5, (span.end - span.begin) * scale)
     dark = span.colour in {ROLES["leader"], FAULT, *STATES.values()}
-    fits = width > 6.3 * len(span.text) + 6
+    fits = width > _label(span.text)
     label = ""
     if span.text:
         at, colour = (x + 4, "#fff" if dark else "#333") if fits else (x + width + 4, "#333")
@@ -162,6 +163,11 @@ def _bar(span: Span, scale: float, y: int) -> str:
         f'<g><title>{escape(span.title)}</title><rect x="{x:.1f}" y="{y}" width="{width:.1f}" height="{ROW}" rx="2"'
         f' fill="{span.colour}" stroke="#0002"/>{label}</g>'
     )
+
+
+def _label(text: str) -> float:
+    """How wide it is, in pixels, with a little room."""
+    return 6.3 * len(text) + 6
 
 
 def _axis(end: int, scale: float, bottom: int) -> Iterator[str]:

@@ -86,10 +86,15 @@ def operations(events: Iterable[Event]) -> list[Operation]:
         wanted = "existed" if call.op == "submit" else "state"
         if returned is not None and not (isinstance(result, dict) and wanted in result):
             raise ValueError(f"{_where(call)}: its answer {result!r} has no {wanted!r}")
-        if isinstance(result, dict):  # what else an answer says is for other checkers
-            result = {name: result[name] for name in ("state", "existed", "index") if name in result}
-        made.append(_operation(call, job, None, result, returned))
+        made.append(_operation(call, job, None, _told(result), returned))
     return made
+
+
+def _told(answer: Any) -> Any:
+    """What it says of the job; what else it says is for other checkers."""
+    if not isinstance(answer, dict):
+        return answer
+    return {name: answer[name] for name in ("state", "existed", "index") if name in answer}
 
 
 def denied(events: Iterable[Event]) -> list[Operation]:

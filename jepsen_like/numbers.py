@@ -4,15 +4,32 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from jepsen_like.evidence import Evidence, Job
 from jepsen_like.history import Event
 
+NOTICED_S = 1.0  # within it the watcher has seen that somebody is gone
 
-def gaps_s(history: Sequence[Event]) -> list[float]:
-    """Seconds from the moment at which a leader was last seen in office, when it then lost it, until a leader of a
-    newer term was seen. As seen from outside, ten times a second."""
-    found: list[float] = []
+
+@dataclass(frozen=True, slots=True)
+class Failover:
+    """From the moment at which a leader was last seen in office, when it then lost it, until a leader of a newer term
+    was seen; nanoseconds of the run. As seen from outside, ten times a second."""
+
+    leader: str
+    lost: int
+    until: int
+
+    @property
+    def seconds(self) -> float:
+        """How long nobody was seen to lead."""
+        return (self.until - self.lost) / 1e9
+
+
+def failovers(history: Sequence[Event]) -> list[Failover]:
+    """All of a run, in order."""
+    found: list[Failover] = []
     leader, last, lost = "", 0, 0
     term = 0
     for event in history:
@@ -21,11 +38,35 @@ def gaps_s(history: Sequence[Event]) -> list[float]:
         role, now = event.value.get("role"), event.value.get("term", 0)
         if role == "leader" and now >= term:
             if term and now > term:
-                found.append((event.t - (lost or last)) / 1e9)
+                found.append(Failover(leader, lost or last, event.t))
             leader, term, lost, last = event.node, now, 0, event.t
         elif event.node == leader and not lost:
             lost = event.t
     return found
+
+
+def gaps_s(history: Sequence[Event]) -> list[float]:
+    """Seconds without a leader, for every failover, whatever its reason: a pause or a partition lasts as long as it
+    lasts."""
+    return [one.seconds for one in failovers(history)]
+
+
+def death_gaps_s(history: Sequence[Event]) -> list[float]:
+    """Seconds from the SIGKILL of a leader by `kill-leader` until another one was seen (C14), in the midst of whatever
+    else hurt."""
+    deaths = [
+        (death["node"], event.t)
+        for event in history
+        if event.kind == "hurt" and event.op == "kill-leader" and isinstance(event.value, dict)
+        for death in event.value.get("killed", ())
+        if death["lived"]
+    ]
+    return [
+        max(0.0, (one.until - t) / 1e9)
+        for one in failovers(history)
+        for node, t in deaths
+        if node == one.leader and abs(one.lost - t) < NOTICED_S * 1e9
+    ]
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -39,7 +80,7 @@ def numbers(history: Sequence[Event], evidence: Evidence) -> dict[str, str]:
     operations = Counter(e.kind for e in history if e.kind in {"ok", "fail", "info"})
     proven = Counter(e.op for e in history if e.kind == "proof" and e.value)
     terms = {e.value["term"] for e in history if e.op == "master" and e.value.get("role") == "leader"}
-    gaps = gaps_s(history)
+    gaps, deaths = gaps_s(history), death_gaps_s(history)
     states = Counter(_end(job) for job in evidence.jobs)
     reruns: Counter[str] = Counter()
     for job in evidence.jobs:
@@ -63,6 +104,10 @@ def numbers(history: Sequence[Event], evidence: Evidence) -> dict[str, str]:
         "failover": f"{len(gaps)} times, without a leader p50 {percentile(gaps, 0.5):.2f} s, most {max(gaps):.2f} s"
         if gaps
         else "none",
+        "leader killed": f"{len(deaths)} times, another one after p50 {percentile(deaths, 0.5):.2f} s,"
+        f" most {max(deaths):.2f} s"
+        if deaths
+        else "never",
         "bytes lost in power cuts": f"{lost:,}",
         "output compared": f"{compared:,} bytes",
         "log entries compared": str(

@@ -68,7 +68,9 @@ def hurts(history: Sequence[Event], end: int) -> Iterator[Span]:
             continue
         until = heals.get(event.id, end)
         name = int(_label(event.op) * end / (WIDTH - LEFT - RIGHT))
-        room = until if until - event.t > name else until + name  # its name stands behind it where it is too short
+        room = (
+            until if until - event.t > name else until + name
+        )  # its name stands behind it where it is too short
         row = next((n for n, busy in enumerate(free) if busy <= event.t), len(free))
         free[row : row + 1] = [room]
         proof = proofs.get(event.id)

@@ -35,6 +35,7 @@ class Totals(msgspec.Struct, kw_only=True):
     entries_compared: int = 0  # of the replicas' logs
     attempts: int = 0
     gaps_s: list[float] = msgspec.field(default_factory=list)  # without a leader, per failover
+    death_gaps_s: list[float] = msgspec.field(default_factory=list)  # of those after `kill-leader`
     seconds: float = 0.0
 
     def add(self, outcome: Outcome, history: Sequence[Event], evidence: Evidence, seconds: float) -> None:
@@ -58,11 +59,12 @@ class Totals(msgspec.Struct, kw_only=True):
         self.entries_compared += sum(row.get("type") == "entry" for m in evidence.masters for row in m.dump)
         self.attempts += sum(row["what"] == "begun" for worker in evidence.workers for row in worker.journal)
         self.gaps_s += [round(gap, 3) for gap in numbers.gaps_s(history)]
+        self.death_gaps_s += [round(gap, 3) for gap in numbers.death_gaps_s(history)]
 
     def lines(self) -> list[str]:
         """For people."""
         outcomes = ", ".join(f"{count} {name}" for name, count in sorted(self.outcomes.items()))
-        gaps = [numbers.percentile(self.gaps_s, share) for share in (0.5, 0.99, 1.0)]
+        gaps, deaths = (_spread(gaps) for gaps in (self.gaps_s, self.death_gaps_s))
         return [
             f"runs                {sum(self.outcomes.values())}: {outcomes}; {self.seconds / 60:.0f} min",
             f"faults proven       {sum(self.proven.values()):,} of {len(self.proven)} kinds",
@@ -74,8 +76,14 @@ class Totals(msgspec.Struct, kw_only=True):
             f"operations checked  {self.operations:,}",
             f"output compared     {self.bytes_compared:,} bytes",
             f"log entries         {self.entries_compared:,} compared",
-            f"failovers           {len(self.gaps_s):,}: p50 {gaps[0]:.2f} s, p99 {gaps[1]:.2f} s, most {gaps[2]:.2f} s",
+            f"failovers           {len(self.gaps_s):,}: {gaps}",
+            f"leaders killed      {len(self.death_gaps_s):,}: {deaths} to another one",
         ]
+
+
+def _spread(gaps_s: Sequence[float]) -> str:
+    p50, p99, most = (numbers.percentile(gaps_s, share) for share in (0.5, 0.99, 1.0))
+    return f"p50 {p50:.2f} s, p99 {p99:.2f} s, most {most:.2f} s"
 
 
 def hurt(history: Sequence[Event], evidence: Evidence) -> set[str]:

@@ -226,9 +226,7 @@ def test_a_value_out_of_nowhere_is_named_at_once() -> None:
 def test_a_violation_shows_the_refused_call_that_may_have_taken_effect_after_all() -> None:
     """In words: seconds for recorded times, and no more than a reader needs."""
     said_no = [op("c", "write", 2, "Unavailable", 2_000_000_000, 3_000_000_000)]
-    verdict = check(
-        [w(1, 0, 1_000_000_000), r(2, 4_000_000_000, 5_500_000_000)], Register(), denied=said_no
-    )
+    verdict = check([w(1, 0, 1_000_000_000), r(2, 4_000_000_000, 5_500_000_000)], Register(), denied=said_no)
     assert verdict.outcome is Outcome.INVALID
     assert "refused: [2.000 s .. 3.000 s] c: write(2) -> 'Unavailable'" in verdict.excerpt
     assert verdict.excerpt[-1] == "cannot be placed: [4.000 s .. 5.500 s] q: read() -> 2"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -25,7 +26,7 @@ HISTORY = [
     event(0, "note", "master", {"role": "follower", "term": 1}, node="b"),
     event(1, "invoke", "submit", {"job": "wc-000"}, id=1),
     event(1.2, "ok", "submit", {"job": "wc-000", "existed": False}, id=1),
-    event(2, "hurt", "kill-leader", {"node": "a", "note": "<b>"}, id=2),
+    event(2, "hurt", "kill-leader", {"killed": [{"node": "a", "lived": True}], "note": "<b>"}, id=2),
     event(2.1, "note", "master", {"role": "silent"}, node="a"),
     event(2.8, "note", "master", {"role": "leader", "term": 2, "commit": 9}, node="b"),
     event(4, "heal", "kill-leader", None, id=2),
@@ -76,7 +77,7 @@ def test_a_violation_stands_at_the_top_with_its_excerpt_and_how_to_replay_it() -
     ]
     assert order == sorted(order)
     assert "&lt;differs&gt;" in page, "what servers say is text, not markup"
-    assert "<b>" not in page.split("kill-leader:")[1][:60]
+    assert "<b>" not in page.split("kill-leader:")[1][:120]
 
 
 def test_the_page_is_one_well_formed_file_without_anything_from_elsewhere() -> None:
@@ -119,6 +120,17 @@ def test_the_picture_has_a_row_for_each_master_fault_and_job() -> None:
 
 def test_a_failover_is_measured_from_the_loss_of_one_leader_to_the_next() -> None:
     assert numbers.gaps_s(HISTORY) == [pytest.approx(0.7)]
+
+
+def test_after_a_death_it_is_measured_from_the_signal_and_only_if_the_leader_died() -> None:
+    assert numbers.death_gaps_s(HISTORY) == [pytest.approx(0.8)]
+    follower = [
+        e if e.kind != "hurt" else replace(e, value={"killed": [{"node": "b", "lived": True}]})
+        for e in HISTORY
+    ]
+    assert numbers.death_gaps_s(follower) == []
+    other = [e if e.kind != "hurt" else replace(e, op="leader-alone") for e in HISTORY]
+    assert numbers.death_gaps_s(other) == []
 
 
 def test_evidence_is_read_back_as_it_was_written(tmp_path: Path) -> None:

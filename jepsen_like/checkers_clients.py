@@ -151,7 +151,7 @@ def liveness(history: Sequence[Event], evidence: Evidence) -> Verdict:
 
 
 def ends(_history: Sequence[Event], evidence: Evidence) -> Verdict:
-    """T6: a job that nobody cancelled ends as its code says, whatever happened to the cluster; a poisoned one fails
+    """T6, D8: a job that nobody cancelled ends as its code says, whatever happened to the cluster; a poisoned one fails
     after its own attempts, and says why."""
     wrong, counted = [], 0
     for job in evidence.jobs:
@@ -174,7 +174,7 @@ def ends(_history: Sequence[Event], evidence: Evidence) -> Verdict:
                 wrong.append(
                     f"{job.id} was given up after {tries} attempts of {failure.get('task')}, {promised} are promised"
                 )
-    return verdict("jobs end as they should", ("T6",), wrong, {"jobs": counted}, needs="jobs")
+    return verdict("jobs end as they should", ("T6", "D8"), wrong, {"jobs": counted}, needs="jobs")
 
 
 def servers(history: Sequence[Event], _evidence: Evidence) -> Verdict:

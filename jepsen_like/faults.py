@@ -13,12 +13,14 @@ from jepsen_like import (
     faults_process,
     faults_rpc,
     faults_state,
+    faults_twice,
 )
 from jepsen_like.fault import Fault
 from jepsen_like.place import Place
 
 _PARTS = (
     faults_process,
+    faults_twice,
     faults_points,
     faults_pause,
     faults_partition,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from pathlib import Path
 from random import Random
 from typing import Any, ClassVar
 
@@ -151,14 +152,7 @@ class WorkerDiskFull(DiskFault):
         id, self._folder = next(iter(place.small.items()))
         self._ballast = self._folder / ".ballast"
         self._free: int | None = None
-        try:
-            with self._ballast.open("wb", buffering=0) as file:
-                while file.write(bytes(1 << 20)):
-                    pass
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise
-        return {"node": id, "filled": self._ballast.stat().st_size}
+        return {"node": id, "filled": _fill(self._ballast)}
 
     def heal(self, place: Place) -> None:
         """See Fault."""
@@ -197,6 +191,35 @@ class WorkerInodesFull(WorkerDiskFull):
         self._free = os.statvfs(self._folder).f_favail
         shutil.rmtree(self._ballast, ignore_errors=True)
         place.start(next(iter(place.small)))
+
+
+class OutputDiskFull(DiskFault):
+    """Where all jobs publish there is no byte left: nobody can write an output, a marker or a new staging place
+    (FD9). What runs waits or tries again, and nothing half is ever seen."""
+
+    name = "output-disk-full"
+    needs = ("tmpfs",)
+    cites = ("FD9", "D4", "D5")
+
+    def hurt(self, place: Place, rng: Random) -> dict[str, Any]:
+        """See Fault."""
+        if place.outputs is None:
+            raise Missed("outputs lie on the disk of everybody")
+        self._folder = place.outputs
+        self._ballast = self._folder / ".ballast"
+        self._free: int | None = None
+        filled = _fill(self._ballast)
+        return {"filled": filled}
+
+    def heal(self, place: Place) -> None:
+        """See Fault."""
+        if place.outputs is not None:
+            self._free = os.statvfs(self._folder).f_bavail
+            self._ballast.unlink(missing_ok=True)
+
+    def proof(self, place: Place) -> dict[str, Any] | None:
+        """No block was free when it healed."""
+        return {"free blocks": self._free} if self._free is not None and self._free < 64 else None
 
 
 class WorkerReadOnly(Shimmed):
@@ -247,6 +270,18 @@ class MasterReadOnly(DiskFault):
         return {"refused": self._refused} if self._refused > 0 else None
 
 
+def _fill(ballast: Path) -> int:
+    """Writes `ballast` until there is no room; how many bytes that took. Raises OSError for any other trouble."""
+    try:
+        with ballast.open("wb", buffering=0) as file:
+            while file.write(bytes(1 << 20)):
+                pass
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+    return ballast.stat().st_size
+
+
 FAULTS: tuple[type[Fault], ...] = (
     SlowFsync,
     FsyncError,
@@ -254,6 +289,7 @@ FAULTS: tuple[type[Fault], ...] = (
     WorkerReadError,
     WorkerDiskFull,
     WorkerInodesFull,
+    OutputDiskFull,
     WorkerReadOnly,
     MasterReadOnly,
 )

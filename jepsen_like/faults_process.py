@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import tempfile
 import time
 from random import Random
 from typing import Any, ClassVar
@@ -14,7 +13,6 @@ from jepsen_like.place import Place
 from mr.errors import Error
 
 _TERM_S = 40.0  # a worker may finish what it runs for 25 s
-_REFUSES_S = 60.0  # on a machine with far more work than processors
 
 
 class Kill(Fault):
@@ -238,48 +236,6 @@ class Transfer(Fault):
         return {"from": self._before.id, "to": now.id, "term": now.term}
 
 
-class DoubleStart(Fault):
-    """A second process on the state of a living master: it must refuse (FC25)."""
-
-    name = "double-start"
-    group = "process"
-    hurt_s = (0.1, 0.5)
-    weight = 0.5
-    cites = ("FC25",)
-
-    def hurt(self, place: Place, rng: Random) -> dict[str, Any]:
-        """See Fault."""
-        id = follower_of(place, rng)
-        server = place.server(id)
-        self._status: int | None = None
-        first, deadline = server.pid, time.monotonic() + _REFUSES_S
-        with tempfile.TemporaryFile() as said:
-            second = subprocess.Popen(server.argv, env=dict(server.env), stdout=said, stderr=said)
-            try:
-                while second.poll() is None and time.monotonic() < deadline:
-                    if not server.alive or server.pid != first:
-                        raise Missed(f"{id} died of another fault: its state was free to take")
-                    time.sleep(0.05)
-            finally:
-                if second.poll() is None:
-                    second.kill()
-                    second.wait()
-                    self._status = None
-                else:
-                    self._status = second.returncode
-            if self._status is None:
-                return {"node": id, "violation": "a second process on one state directory went on running"}
-            said.seek(0)
-            return {"node": id, "status": self._status, "said": said.read().decode(errors="replace")[-300:]}
-
-    def heal(self, place: Place) -> None:
-        """See Fault."""
-
-    def proof(self, place: Place) -> dict[str, Any] | None:
-        """How the second one ended."""
-        return {"status": self._status} if self._status else None
-
-
 def terminate(place: Place, id: str) -> dict[str, Any]:
     """SIGTERM, and SIGKILL when that does not end it. Says how it ended."""
     server = place.server(id)
@@ -312,5 +268,4 @@ FAULTS: tuple[type[Fault], ...] = (
     TerminateLeader,
     DrainWorker,
     Transfer,
-    DoubleStart,
 )

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 # So short that snapshots, trimmed logs and transfers of them happen within a run.
 SETTINGS = {"MR_MASTER__SNAPSHOT_EVERY": "300"}
 _TMPFS_BYTES = 192 << 20
+_OUTPUT_BYTES = 96 << 20
 
 
 class Place(Ground):
@@ -65,6 +66,7 @@ class Place(Ground):
         self.controls: dict[str, Control] = {}
         self.disks: dict[str, LossyDisk] = {}
         self.small: dict[str, Path] = {}  # workers whose scratch is a small tmpfs
+        self.outputs: Path | None = None  # where jobs publish, if that is a small tmpfs
         self.addresses: dict[str, str] = {}
         self._launcher = list(launcher)
         self._network: Network | None = None
@@ -84,13 +86,15 @@ class Place(Ground):
         launcher: Sequence[str] = (),
         settings: Mapping[str, str] | None = None,
         lossy: bool = True,
+        outputs: Path | None = None,
         timeout: float = 90.0,
     ) -> Place:
         """Starts everything and returns when all workers are attached.
 
         `kind` is "netns", "proxy", or "auto": netns when this machine can. `launcher` is put between
         `python -m` and the module of each server. `settings` are environment variables of the servers. `lossy` puts
-        the masters' state on a file system that can lose power. Raises OSError or mr.Error.
+        the masters' state on a file system that can lose power. `outputs` is where jobs will publish: it is made, on a
+        file system of its own that can be filled, if possible. Raises OSError or mr.Error.
         """
         leftovers.sweep_dead()
         if kind == "auto":
@@ -98,6 +102,8 @@ class Place(Ground):
         place = cls(kind, home, seed, launcher)
         try:
             place._explore(lossy)
+            if outputs is not None:
+                place._publish_into(outputs)
             env = {**SETTINGS, **(settings or {}), ENVIRONMENT: place.marker.prefix}
             place.cluster = Cluster.spawn(
                 masters,
@@ -189,6 +195,17 @@ class Place(Ground):
     def connect(self, **options: Any) -> Client:
         """A client of this cluster."""
         return self.cluster.connect(**options)
+
+    def keep_outputs(self) -> None:
+        """What was published stays in its folder also when that file system is gone."""
+        if self.outputs is None:
+            return
+        aside = self.outputs.with_name("published")
+        shutil.copytree(self.outputs, aside, symlinks=True)
+        subprocess.run(["umount", "-l", str(self.outputs)], check=True)
+        self.outputs.rmdir()
+        aside.rename(self.outputs)
+        self.outputs = None
 
     def stop(self) -> None:
         """Nothing of it is left; a given `home` stays, without mounts. Idempotent."""
@@ -287,6 +304,13 @@ class Place(Ground):
         source = "" if self._network is not None else self._own_address(server.id)
         self.shims[server.id] = Shim(self._library, server.home / "shim", state, source)
         return self.shims[server.id].env
+
+    def _publish_into(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not self.abilities["tmpfs"]:
+            self.marker.add("mount", folder)
+            _mount_tmpfs(folder, _OUTPUT_BYTES)
+            self.outputs = folder
 
     def _explore(self, lossy: bool) -> None:
         """Fills in the abilities and compiles what is compiled."""

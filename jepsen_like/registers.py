@@ -20,6 +20,7 @@ from jepsen_like.history import History
 from jepsen_like.workloads import Work, write_inputs
 from mr import output, submit
 from mr.client import Client
+from mr.errors import TaskFailure
 
 if TYPE_CHECKING:
     from mr.rpc.job_pb2 import JobSpec
@@ -75,7 +76,11 @@ class Registers(threading.Thread):
         spec.CopyFrom(prepared.spec)
         spec.job_id = f"register-{number:03d}"
         spec.output.path = str(self._home / "out" / spec.job_id)
-        output.prepare_staging(spec)
+        try:
+            output.prepare_staging(spec)
+        except TaskFailure as full:  # the disk that all publish on
+            self._history.record("registers", "note", "no register", str(full))
+            return
         with (
             self._connect(timeout=5.0) as client,
             recorded(self._history, "registers", "blobs", spec.job_id) as stored,

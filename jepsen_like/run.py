@@ -92,6 +92,7 @@ def run(config: RunConfig, folder: Path | None = None, *, say: Say = lambda _: N
         launcher=config.launcher,
         settings=config.settings,
         lossy=config.lossy,
+        outputs=folder / "work" / "out",
     ) as place:
         history = History(folder / "history.jsonl")
         try:
@@ -191,6 +192,7 @@ def _attack(config: RunConfig, place: Place, folder: Path, history: History, say
     _calm(place, history, collector, clients.deadline)
     reader.stop()
     _gather(place, folder, collector, watcher, say)
+    place.keep_outputs()
     return collector.evidence
 
 

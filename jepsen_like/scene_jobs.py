@@ -39,6 +39,12 @@ def total(word: str, counts: Iterable[Any]) -> Iterator[tuple[str, Any]]:
     yield word, sum(counts)
 
 
+def whole(line: str) -> Iterator[tuple[str, Any]]:
+    """Each line as it is."""
+    mark()
+    yield line, 1
+
+
 def turn(word: Any, count: Any) -> Iterator[tuple[str, Any]]:
     """The second step: by how often."""
     mark()

@@ -8,6 +8,7 @@ job's output.
 from __future__ import annotations
 
 import contextlib
+import gzip
 import hashlib
 import shutil
 import threading
@@ -37,6 +38,16 @@ JOBS = {
     "sides": "job = mr.Job('sides', [mr.step(counted, total, reduces=1)])",
     "sparse": "job = mr.Job('sparse', [mr.step(words, total, reduces=7)])",
     "peek": "job = mr.Job('peek', [mr.step(look, total, reduces=1)])",
+    "odd": "job = mr.Job('odd', [mr.step(whole, total, reduces=2)])",
+}
+# Texts as users have them, and the lines that they are (FD16).
+ODD: dict[str, tuple[bytes, list[str]]] = {
+    "0000.txt": (b"\xef\xbb\xbfa mark\r\nthen CRLF\r\n", ["a mark", "then CRLF"]),
+    "0001.txt": (b"", []),
+    "0002.txt": (b"no end of the last line", ["no end of the last line"]),
+    "0003.txt": (b"\xff\xfe no text \x00 at all\n\n\n", ["\udcff\udcfe no text \x00 at all", "", ""]),
+    "0004.txt.gz": (gzip.compress(b"two\nmem") + gzip.compress(b"bers\n"), ["two", "members"]),
+    "0005.txt": (b"long" * 200_000 + b"\nand short\n", ["long" * 200_000, "and short"]),
 }
 PAUSE_S = 1.5
 LAST_S = 12.0  # nothing new is begun so long before the end
@@ -86,7 +97,7 @@ class Scenes(threading.Thread):
             (self._home / name).mkdir(parents=True, exist_ok=True)
         rng = Random(f"scenes {self._seed}")
         scenes = {shape: self._shape(shape) for shape in JOBS}
-        scenes |= {"occupied": self._occupied, "retried": self._retried}
+        scenes |= {"occupied": self._occupied, "retried": self._retried, "altered": self._altered}
         scenes |= {"trespass": self._trespass} if self._keys is not None else {}
         asked = self._wanted != "all"
         names = [name.strip() for name in self._wanted.split(",")] if asked else sorted(scenes)
@@ -95,7 +106,7 @@ class Scenes(threading.Thread):
         while time.monotonic() < self.until - LAST_S or number < (len(names) if asked else 1):
             try:
                 scenes[names[number % len(names)]](f"{number:03d}", rng)
-            except Error as error:  # nobody answered while it was being prepared
+            except (Error, OSError) as error:  # nobody answered, or no room, while it was being prepared
                 self._history.record("scenes", "note", "no scene", str(error))
             number += 1
             time.sleep(max(0.0, min(PAUSE_S, self.until - time.monotonic())))
@@ -152,6 +163,23 @@ class Scenes(threading.Thread):
                 with contextlib.suppress(Error, TimeoutError):
                     Handle(client, call.answer["job"]).wait(timeout=left)
 
+    def _altered(self, number: str, rng: Random) -> None:
+        """D8, FD15: an input is no longer what was listed when a map opens it: the job fails, and says so."""
+        id = f"altered-s{number}"
+        prepared = self._prepare(id, "sides", rng)
+        self.expected[id] = Expected("altered", "FAILED")
+        file = self._home / "in" / id / "0000.txt"
+        match rng.choice(("longer", "other", "gone")):
+            case "longer":
+                file.write_bytes(file.read_bytes() + b"more\n")
+            case "other":
+                file.write_bytes(file.read_bytes()[::-1])
+            case _:
+                file.unlink()
+        with self._connect(timeout=8.0) as client:
+            if self._submit(client, id, prepared):
+                self._wait(client, id)
+
     def _trespass(self, number: str, rng: Random) -> None:
         """FT14, S2: another user, with a true certificate, asks for the end of a job that is not theirs."""
         id = f"trespass-s{number}"
@@ -189,12 +217,7 @@ class Scenes(threading.Thread):
     def _prepare(self, id: str, shape: str, rng: Random) -> submit.Prepared:
         """Input, job file, and what must come of them."""
         folder = self._home / "in" / id
-        folder.mkdir()
-        rows = [" ".join(rng.choices(WORDS, k=rng.randint(1, 6))) for _ in range(rng.randint(1, 40))]
-        (folder / "0000.txt").write_text("\n".join(rows) + "\n")
-        if shape == "sparse":
-            (folder / "0000.txt").write_text("one word\n")
-            (folder / "0001.txt").write_bytes(b"")
+        write_inputs(shape, folder, rng)
         file = self._home / "jobs" / f"{id}.py"
         text = Path(scene_jobs.__file__).read_text()
         file.write_text(f"{text}\n\nimport mr\n\n{JOBS[shape]}\n")
@@ -237,10 +260,30 @@ class Scenes(threading.Thread):
             time.sleep(0.4)
 
 
+def write_inputs(shape: str, folder: Path, rng: Random) -> None:
+    """What a job of `shape` reads."""
+    folder.mkdir()
+    rows = [" ".join(rng.choices(WORDS, k=rng.randint(1, 6))) for _ in range(rng.randint(1, 40))]
+    texts = {"0000.txt": "".join(f"{row}\n" for row in rows).encode()}
+    if shape == "sparse":
+        texts = {"0000.txt": b"one word\n", "0001.txt": b""}
+    elif shape == "odd":
+        texts = {name: data for name, (data, _) in ODD.items()}
+    for name, data in texts.items():
+        (folder / name).write_bytes(data)
+
+
 def expected(shape: str, files: list[Path], scratch: Path) -> Expected:
     """What a job of `shape` makes of `files`."""
-    lines = [line for file in files for line in file.read_text().splitlines()]
     found = Expected(shape)
+    if shape == "odd":
+        lines = [line for _, texts in ODD.values() for line in texts]
+        scratch.mkdir(parents=True, exist_ok=True)
+        plain = scratch / "plain"
+        plain.write_bytes("".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape"))
+        found.files = _parts(reference.run(scene_jobs.whole, scene_jobs.total, [plain], 2).parts)
+        return found
+    lines = [line for file in files for line in file.read_text().splitlines()]
     match shape:
         case "chain":
             scratch.mkdir(parents=True, exist_ok=True)

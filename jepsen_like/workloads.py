@@ -33,6 +33,11 @@ WORDS = [
 ]
 # shape -> weight; the long one is drawn by hand
 MIX = {"wordcount": 3.0, "tiny": 3.0, "sort": 2.0, "index": 2.0, "skew": 1.0, "flaky": 1.0, "poison": 0.5}
+# shape -> the causes that tell the truth of its failure, and a word of the message
+FAILURES: dict[str, tuple[tuple[str, ...], str]] = {
+    "poison": (("USER_EXCEPTION",), "POISON"),
+    "altered": (("INPUT_CHANGED", "INPUT_MISSING"), "input"),
+}
 MIX |= {"spill": 1.0, **{f"hostile-{deed}": 0.15 for deed in hostile.ENDS}}
 
 
@@ -72,13 +77,15 @@ class Work:
 
 def failure_of(shape: str) -> tuple[str, tuple[str, ...], str]:
     """See Work.failure."""
-    if shape == "poison":
-        return "FAILED", ("USER_EXCEPTION",), "POISON"
+    if shape in FAILURES:
+        return "FAILED", *FAILURES[shape]
     return hostile.ENDS.get(shape.removeprefix("hostile-"), ("SUCCEEDED", (), ""))
 
 
 def attempts_of(shape: str) -> int:
-    """How often a task is tried before its job fails by its own code."""
+    """How often a task is tried before its job fails by its own code: so often it met its first record."""
+    if shape == "altered":
+        return 0
     return hostile.ATTEMPTS if shape.startswith("hostile-") else 4
 
 

@@ -18,6 +18,16 @@ FATAL_WHEN_AGREED = frozenset(int(cause) for cause, info in CAUSES.items() if in
 EXCLUDES_WORKER = frozenset(int(cause) for cause, info in CAUSES.items() if info.excludes_worker)
 # Nobody's fault, our own scheduling: not even counted.
 HARMLESS = frozenset({int(pb.LEASE_REVOKED), int(pb.WORKER_DRAINED), int(pb.BACKUP_LOST)})
+# The machine's, and likely to be so again at once: a task that failed so more than once waits before its next attempt.
+LASTING = frozenset(
+    {
+        int(pb.DISK_FULL),
+        int(pb.DISK_ERROR),
+        int(pb.OUTPUT_FULL),
+        int(pb.CODE_UNAVAILABLE),
+        int(pb.INTERNAL),
+    }
+)
 
 # How a lost map output is named in `reruns`.
 RERUN_REASONS: dict[int, str] = {

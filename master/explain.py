@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 from master import causes
 from master.columns import COMPLETED, IDLE, IN_PROGRESS
 from master.jobs import CANCELLED, FAILED, PUBLISHING, SUCCEEDED, Job
-from master.planner import total_slots
+from master.planner import paused_ms, total_slots
 from master.task_table import TaskTable
 from master.workers import ACTIVE, DRAINING, EXCLUDED
+from mr.causes import info
 from mr.rpc import cluster_pb2, job_pb2, table_pb2
 
 if TYPE_CHECKING:
@@ -113,6 +114,8 @@ def _waiting(table: TaskTable, leader: Leader | None, job: Job) -> cluster_pb2.E
         return _because("WAITING_FOR_PLAN", "the leader is fetching its split plan")
     if job.running or not (maps[IDLE] or reduces[IDLE]):
         return None
+    if leader is not None and (pausing := _pausing(job, leader.desk.now_ms)):
+        return pausing
     slots = total_slots(table.workers.values())
     holders = sorted((other for other in table.live.values() if other.running), key=lambda j: -j.running)
     busy = sum(other.running for other in holders)
@@ -127,6 +130,21 @@ def _waiting(table: TaskTable, leader: Leader | None, job: Job) -> cluster_pb2.E
         *lines,
         next_step="mr jobs",
     )
+
+
+def _pausing(job: Job, now_ms: int) -> cluster_pb2.Explanation | None:
+    """A task of it waits, because it failed again and again by no fault of the job."""
+    for task, story in reversed(job.failures.items()):
+        left_ms = paused_ms(job, task) - now_ms
+        if left_ms > 0:
+            last = job_pb2.Failure.FromString(story[-1].failure)
+            return _because(
+                "TASKS_RETRIED",
+                f"{task.text} is tried again in {left_ms / 1000:.0f} s after {causes.name(last.cause)}",
+                last.message,
+                next_step=info(last.cause).next,
+            )
+    return None
 
 
 def _troubled(leader: Leader | None, job: Job) -> cluster_pb2.Explanation | None:

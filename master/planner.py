@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from master.causes import LASTING
 from master.columns import COMPLETED, IDLE, IN_PROGRESS
 from master.fair_share import Claim, turns
 from master.ids import MAP, REDUCE, AttemptKey, TaskKey
@@ -17,10 +18,13 @@ from master.leader_config import LeaderConfig
 from master.scheduler import PLACEMENTS, POLICIES, ClusterView, FreeWorker, Placement, ReadyTask, round_robin
 from master.task_table import TaskTable
 from master.workers import ACTIVE, Worker
-from mr.rpc import table_pb2
+from mr.rpc import job_pb2, table_pb2
 
 JOBS_A_USER = 16  # claims looked at a plan: more runnable jobs than that of one user wait for the next plan
 AVOID_S = 10.0  # a task waits this long, and no longer, for a worker on which it has not failed
+# A disk that is full stays full for a while, and a task has so many tries by no fault of its own and no more: from the
+# second failure in a row on it waits, longer each time.
+FIRST_PAUSE_MS, LONGEST_PAUSE_MS = 250, 30_000
 SPARE = 16  # ready tasks offered beyond the free slots, so that one that fits nowhere does not block the rest
 
 Hosts = Callable[[TaskKey], tuple[str, ...]]
@@ -128,15 +132,42 @@ def _ready(
             ReadyTask(TaskKey(job.id, step, kind, index), (), frozenset(job.bars(kind)))
             for step, kind, tasks in job.runnable()
             for index in tasks.idle(most)
+            if paused_ms(job, TaskKey(job.id, step, kind, index)) <= now.now_ms
         ]
     step = job.current
     if job.step == 0 and step.maps.count and not now.planned(job):
         return []
-    maps = [_ready_task(table, now, job, MAP, index) for index in step.maps.idle(most)]
+    maps = [_ready_task(table, now, job, MAP, index) for index in _rested(job, now, MAP, most)]
     allowed = min(most, reduces_allowed(job, config, now.total_slots, early))
-    reduces = [_ready_task(table, now, job, REDUCE, index) for index in step.reduces.idle(allowed)]
+    reduces = [_ready_task(table, now, job, REDUCE, index) for index in _rested(job, now, REDUCE, allowed)]
     # While maps wait, `reduces_allowed` has held the reduces to their share, so they may go first.
     return reduces + maps if maps else reduces
+
+
+def _rested(job: Job, now: Situation, kind: int, most: int) -> list[int]:
+    """The first idle tasks of the job's step that need not wait."""
+    waiting = {
+        task.index
+        for task, story in job.failures.items()
+        if (task.step, task.kind) == (job.step, kind)
+        and story[-1].ended_ms + LONGEST_PAUSE_MS > now.now_ms  # which is cheap to see
+        and paused_ms(job, task) > now.now_ms
+    }
+    tasks = job.current.maps if kind == MAP else job.current.reduces
+    return [index for index in tasks.idle(most + len(waiting)) if index not in waiting][:most]
+
+
+def paused_ms(job: Job, task: TaskKey) -> int:
+    """Until when the task waits after its last failures, on the leader's wall clock; 0 when it need not."""
+    times = 0
+    story = job.failures.get(task, ())
+    for ended in reversed(story):
+        if ended.state != "failed" or job_pb2.Failure.FromString(ended.failure).cause not in LASTING:
+            break
+        times += 1
+    if times < 2:
+        return 0
+    return story[-1].ended_ms + min(LONGEST_PAUSE_MS, FIRST_PAUSE_MS << times - 2)
 
 
 def reduces_allowed(job: Job, config: LeaderConfig, total_slots: int, early: int) -> int:

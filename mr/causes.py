@@ -49,6 +49,7 @@ class Cause(IntEnum):
     BACKUP_LOST = 49
     CANCELLED_BY_USER = 50
     JOB_DEADLINE = 51
+    OUTPUT_FULL = 52
     INTERNAL = 60
 
 
@@ -165,6 +166,11 @@ _ROWS: tuple[tuple[Cause, Fault, str], ...] = (
     (Cause.FETCH_FAILED, "machine", "check the network between those two workers (`mr events`)"),
     (Cause.CORRUPT_DATA, "machine", "a checksum did not fit: check the disk and the memory of that worker"),
     (Cause.DISK_FULL, "machine", "free space in that worker's work_dir"),
+    (
+        Cause.OUTPUT_FULL,
+        "machine",
+        "free space where the job's output goes: its tasks wait for that and go on",
+    ),
     (Cause.DISK_ERROR, "machine", "check that worker's disk"),
     (Cause.OUTPUT_LOST, "machine", "a map output vanished from its worker and is made again"),
     (Cause.LEASE_REVOKED, "machine", "the worker was silent for longer than its lease: see its log"),

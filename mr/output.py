@@ -20,6 +20,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,8 +77,8 @@ def _stage(staging: Path, wanted: str) -> str:
         except FileNotFoundError:
             pass
         aside = staging.with_name(f"{staging.name}~{secrets.token_hex(4)}")
-        (aside / _ATTEMPTS).mkdir(parents=True)
         try:
+            (aside / _ATTEMPTS).mkdir(parents=True)
             _write_synced(aside / _NONCE, wanted.encode())
             _sync_directory(aside)
             os.rename(aside, staging)  # fails when the place is there: a directory that is not empty
@@ -137,6 +138,17 @@ def _remove_tree(path: Path) -> None:
 # --- what an attempt writes ---
 
 
+@contextmanager
+def _room(path: Path) -> Iterator[None]:
+    """What is written inside lies where the job publishes: that this is full is not the fault of the worker."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+            raise
+        raise OutputError(Cause.OUTPUT_FULL, f"{error.strerror} for {path}") from error
+
+
 class PartWriter:
     """Writes one attempt's output file under its own name; `close` makes it durable. See `part_writer`."""
 
@@ -145,7 +157,8 @@ class PartWriter:
         self._path = path
         self._digest = hashlib.sha256()
         self._size = 0
-        self._file = open(path, "wb", buffering=0)  # noqa: SIM115  closed by close or abort
+        with _room(path):
+            self._file = open(path, "wb", buffering=0)  # noqa: SIM115  closed by close or abort
         self._sink = output_format(output.format, dict(output.options)).sink(self)
 
     def write(self, data: bytes) -> int:
@@ -154,8 +167,9 @@ class PartWriter:
         view = memoryview(data)
         size = len(view)
         self._size += size
-        while view:
-            view = view[self._file.write(view) :]
+        with _room(self._path):
+            while view:
+                view = view[self._file.write(view) :]
         return size
 
     def extend(self, pairs: Iterable[Any]) -> None:
@@ -167,9 +181,10 @@ class PartWriter:
         from mr.rpc.job_pb2 import OutputFile
 
         self._sink.close()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        _sync_directory(self._path.parent)
+        with _room(self._path):
+            os.fsync(self._file.fileno())
+            self._file.close()
+            _sync_directory(self._path.parent)
         return OutputFile(
             name=self._path.name, bytes=self._size, records=self.records, sha256=self._digest.digest()
         )
@@ -204,8 +219,9 @@ def publish(spec: JobSpec, files: Sequence[OutputFile], counters: Mapping[str, i
     out, staging = Path(spec.output.path), Path(spec.staging)
     try:
         if not _is_published(out, manifest):
-            _gather(staging, files, manifest)
-            _replace(out, staging, overwrite=spec.output.overwrite)
+            with _room(out):
+                _gather(staging, files, manifest)
+                _replace(out, staging, overwrite=spec.output.overwrite)
     except FileNotFoundError as error:
         # Another one that publishes the same job was faster, or somebody removed the staging place.
         if not _is_published(out, manifest):

@@ -31,7 +31,7 @@ CLONE_NEWNS = 0x00020000
 CLONE_NEWPID = 0x20000000
 CLONE_NEWUSER = 0x10000000
 MS_BIND = 0x1000
-MS_REC_PRIVATE = 0x4000 | 0x40000
+MS_REC_SLAVE = 0x4000 | 0x80000
 MS_NOSUID_NODEV_NOEXEC = 2 | 4 | 8
 OPEN_FILES = 4096
 PROCESSES = 4096  # of this user, all together; beyond them fork fails
@@ -70,7 +70,8 @@ def mount(source: bytes, target: str, kind: bytes, flags: int, data: bytes | Non
 
 def arrange_mounts(hidden: list[str]) -> None:
     """A /proc that shows this namespace only; nothing in hidden files and folders. Raises OSError."""
-    mount(b"none", "/", b"none", MS_REC_PRIVATE)
+    # Slave, not private: a share that the host mounts later, as automounters do, must be seen by a task process too.
+    mount(b"none", "/", b"none", MS_REC_SLAVE)
     mount(b"proc", "/proc", b"proc", MS_NOSUID_NODEV_NOEXEC)
     for path in hidden:
         if os.path.isdir(path):

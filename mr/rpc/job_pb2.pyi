@@ -87,6 +87,7 @@ class _CauseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Cause.ValueType
     BACKUP_LOST: _Cause.ValueType  # 49
     CANCELLED_BY_USER: _Cause.ValueType  # 50
     JOB_DEADLINE: _Cause.ValueType  # 51
+    OUTPUT_FULL: _Cause.ValueType  # 52
     INTERNAL: _Cause.ValueType  # 60
 
 class Cause(_Cause, metaclass=_CauseEnumTypeWrapper):
@@ -125,6 +126,7 @@ STALE_INPUTS: Cause.ValueType  # 48
 BACKUP_LOST: Cause.ValueType  # 49
 CANCELLED_BY_USER: Cause.ValueType  # 50
 JOB_DEADLINE: Cause.ValueType  # 51
+OUTPUT_FULL: Cause.ValueType  # 52
 INTERNAL: Cause.ValueType  # 60
 Global___Cause: _TypeAlias = Cause  # noqa: Y015
 

@@ -6,7 +6,9 @@ Real task processes in a real pool; the test stands where the worker's runtime s
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import subprocess
 import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -63,6 +65,7 @@ def leaving_orphans():
         os._exit(0)
 def reading_a_key(): raise ValueError("the key is: " + open(os.environ["THE_KEY"]).read())
 def behaving(): print("all is well")
+def reading_a_late_share(): raise ValueError("it says: " + open(os.environ["THE_SHARE"]).read())
 
 @mr.mapper("misbehave")
 def misbehave(line: str):
@@ -267,6 +270,37 @@ async def test_user_code_cannot_read_the_workers_keys(
         await bench.pool.close()
     assert isinstance(outcome, job.Failure)
     assert outcome.message.strip().endswith("the key is:")
+
+
+def mount_here(folder: Path, mounts: contextlib.ExitStack) -> None:
+    """A file system of its own; what is mounted below it is seen by others, as systemd has it for everything."""
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "test", folder], check=True)
+    mounts.callback(subprocess.run, ["umount", "-l", folder], check=True)
+    subprocess.run(["mount", "--make-shared", folder], check=True)
+
+
+@pytest.mark.root
+async def test_a_share_that_is_mounted_later_is_seen_by_a_task_process_that_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As automounters do it. A private namespace kept the empty folder, and outputs on the share had no place."""
+    if os.geteuid() != 0 or await child.best_isolation() != "namespaces":
+        pytest.skip("NOT TESTED: mounting takes root, and this needs namespaces")
+    late = tmp_path / "shares" / "late"
+    monkeypatch.setenv("THE_SHARE", str(late / "file"))
+    bench = Bench(tmp_path, "namespaces")
+    with contextlib.ExitStack() as mounts:
+        mount_here(late.parent, mounts)
+        assert isinstance(await bench.run("behaving"), job.TaskResult)
+        mount_here(late, mounts)
+        (late / "file").write_text("hello")
+        try:
+            outcome = await bench.run("reading_a_late_share")
+        finally:
+            await bench.pool.close()
+    assert isinstance(outcome, job.Failure)
+    assert outcome.message.strip().endswith("it says: hello")
 
 
 async def test_the_record_in_hand_is_known_after_a_death(bench: Bench) -> None:

@@ -150,6 +150,20 @@ def code_of_another_job() -> None:
     CodeStore.get = same  # type: ignore[method-assign]
 
 
+def changed_inputs_read() -> None:
+    """Nobody looks whether an input is still what was listed."""
+    from mr import inputs
+
+    inputs._check_unchanged = lambda piece, status: None
+
+
+def byte_order_mark_kept() -> None:
+    """The mark at the beginning of a file is a part of its first line."""
+    from mr import readers
+
+    readers._BOM = b"no such beginning"
+
+
 def values_out_of_order() -> None:
     """The runs of a reduce are merged in any order: values of a key come as they may."""
     from mr.shuffle import merge
@@ -255,6 +269,20 @@ BUGS = [
             "faults": "all",
             "script": ((6.0, "kill-worker", 0.5),),
         },
+    ),
+    Bug(
+        name="changed-inputs-read",
+        breaks="D8",
+        plant=changed_inputs_read,
+        run={**SCENES, "scenes": "altered,altered,altered"},
+        in_tasks=True,
+    ),
+    Bug(
+        name="byte-order-mark-kept",
+        breaks="D1",
+        plant=byte_order_mark_kept,
+        run={**SCENES, "scenes": "odd"},
+        in_tasks=True,
     ),
     Bug(name="code-of-another-job", breaks="T6, D1", plant=code_of_another_job, run=QUIET),
     Bug(

@@ -369,3 +369,12 @@ def test_an_aborted_part_is_gone(tmp_path: Path) -> None:
     writer.extend([("a", 1)])
     writer.abort()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_without_room_is_no_fault_of_the_worker() -> None:  # FD9
+    """Not DISK_FULL, which is the worker's own disk and counts against it."""
+    writer = output.part_writer(pb.Output(format="tsv"), Path("/dev/full"))
+    writer.extend([("key", 1)])
+    with pytest.raises(OutputError, match="No space left on device for /dev/full") as full:
+        writer.close()
+    assert full.value.cause is Cause.OUTPUT_FULL

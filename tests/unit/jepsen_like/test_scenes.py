@@ -9,8 +9,7 @@ from random import Random
 import pytest
 
 from jepsen_like import probes, scene_jobs
-from jepsen_like.scenes import JOBS, Scenes, expected
-from jepsen_like.workloads import WORDS
+from jepsen_like.scenes import JOBS, Scenes, expected, write_inputs
 from mr.local import Local
 from mr.output import MANIFEST
 
@@ -24,12 +23,8 @@ def job_file(shape: str, folder: Path) -> Path:
 @pytest.mark.parametrize("shape", JOBS)
 def test_what_is_expected_is_what_a_local_run_gives(shape: str, tmp_path: Path) -> None:
     """D1 without a cluster: the harness would blame no product that is right."""
-    rng, inputs = Random(3), tmp_path / "in"
-    inputs.mkdir()
-    rows = [" ".join(rng.choices(WORDS, k=3)) for _ in range(20)]
-    (inputs / "0000.txt").write_text("\n".join(rows) + "\n")
-    if shape == "sparse":
-        (inputs / "0001.txt").write_bytes(b"")
+    inputs = tmp_path / "in"
+    write_inputs(shape, inputs, Random(3))
     should = expected(shape, sorted(inputs.iterdir()), tmp_path / "again")
     out = tmp_path / "out"
     result = Local().run(job_file(shape, tmp_path), inputs, out)

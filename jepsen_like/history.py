@@ -58,12 +58,15 @@ class History:
     def record(
         self, process: str, kind: str, op: str, value: Any = None, *, node: str = "", id: int | None = None
     ) -> int:
-        """Writes one event and returns its id: a new one, or the one given."""
+        """Writes one event and returns its id: a new one, or the one given. After `close` nothing is recorded: an
+        interrupted run leaves threads that go on for a moment."""
         assert kind in KINDS, kind
         with self._lock:
             if id is None:
                 self._next += 1
                 id = self._next
+            if self._file.closed:
+                return id
             now = time.monotonic_ns() - self._began
             event = Event(t=now, process=process, kind=kind, op=op, value=value, node=node, id=id)
             self.events.append(event)
@@ -77,7 +80,8 @@ class History:
 
     def close(self) -> None:
         """The file is complete. Idempotent."""
-        self._file.close()
+        with self._lock:
+            self._file.close()
 
 
 def read(path: Path) -> list[Event]:

@@ -48,6 +48,16 @@ def test_a_written_schedule_keeps_its_times() -> None:
     assert length_s(fixed([(1, "kill", 2), (2, "cut", 5)])) == 7
 
 
+def test_what_comes_after_the_end_is_not_recorded(tmp_path: Path) -> None:
+    """Ctrl-C leaves threads behind for a moment: they must not fail, and memory and file say the same."""
+    kept = history.History(tmp_path / "h.jsonl")
+    kept.record("p", "note", "work")
+    kept.close()
+    kept.record("p", "note", "late")
+    kept.close()
+    assert [event.op for event in kept.events] == [event.op for event in history.read(kept.path)] == ["work"]
+
+
 def test_a_history_is_read_back_as_written(tmp_path: Path) -> None:
     written = history.History(tmp_path / "h.jsonl")
     call = written.record("client-1", "invoke", "submit", {"id": "x"}, node="a")

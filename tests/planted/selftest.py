@@ -1,6 +1,7 @@
 """The harness must be able to fail: every planted bug is found, and no run without one is blamed.
 
-    python -m tests.planted.selftest [--only NAME …] [--no-clean] [--at-once N] [--json FILE] [--keep DIR]
+    python -m tests.planted.selftest [--only NAME …] [--no-clean] [--no-clusters] [--no-simulation] [--at-once N]
+        [--json FILE] [--keep DIR]
 
 Each bug runs in real servers with the schedule that is fit to expose it, and counts as found when a checker of a
 promise that it breaks says so; then the same run without the bug must be valid. Rules of consensus that chance needs
@@ -13,6 +14,7 @@ import argparse
 import json
 import logging
 import multiprocessing
+import os
 import shutil
 import sys
 import tempfile
@@ -26,6 +28,7 @@ from jepsen_like.run import Result, RunConfig, run
 from jepsen_like.verdict import Outcome
 from tests.planted.bug import Bug
 from tests.planted.bugs import BUGS
+from tests.simulation.consensus import ablations
 
 SEED = 11
 
@@ -90,40 +93,66 @@ def in_clusters(names: Sequence[str], *, clean: bool, at_once: int, keep: Path |
             yield row.result()
 
 
-def in_simulation() -> list[Row]:
-    """Rules of consensus taken out one by one, in seeded histories of simulated masters."""
-    from tests.simulation.consensus.ablations import ABLATIONS
+def in_simulation(at_once: int) -> Iterator[Row]:
+    """Rules of consensus, and syncs of the disk, taken out one by one in seeded histories of simulated masters."""
+    os.environ["PYTHONHASHSEED"] = "0"  # of the processes that are made now: else a seed does not replay
+    with ProcessPoolExecutor(at_once, mp_context=multiprocessing.get_context("spawn")) as pool:
+        jobs = [
+            pool.submit(without_rule, name, number)
+            for name in ("SEEDED", "SYNCS")
+            for number in range(len(getattr(ablations, name)))
+        ]
+        for row in as_completed(jobs):
+            yield row.result()
+
+
+def without_rule(table: str, number: int) -> Row:
+    """One rule out of the named table taken out until a history breaks; then the same seeds with it."""
+    from tests.simulation.consensus.cuts import applied
+
+    logging.disable(logging.CRITICAL)
+    rule = getattr(ablations, table)[number]
+    history = in_themes if table == "SEEDED" else in_power_cuts
+    began, seeds, found = time.monotonic(), range(rule.first, rule.first + rule.within), ""
+    with applied(rule.cuts):
+        for seed in seeds:
+            if found := history(rule, seed):
+                seeds = range(rule.first, seed + 1)
+                break
+    broke = time.monotonic()
+    blamed = [why for seed in seeds if (why := history(rule, seed))]
+    return Row(
+        f"without: {rule.rule}",
+        "C1-C7, C11",
+        "simulation",
+        bool(found),
+        found,
+        broke - began,
+        "; ".join(blamed) or "valid",
+        time.monotonic() - broke,
+    )
+
+
+def in_themes(rule: ablations.Ablation, seed: int) -> str:
+    """What the history of a seed broke, or nothing."""
     from tests.simulation.consensus.histories import play
     from tests.simulation.consensus.plan import draw, profile
 
-    logging.disable(logging.CRITICAL)
-    rows = []
-    for ablation in ABLATIONS:
-        began, seen, found = time.monotonic(), 0, ""
-        with ablation.applied():
-            for seed in range(ablation.within):
-                kind = ablation.kind or profile(seed)
-                _, failure = play(seed, kind, draw(seed, kind))
-                seen = seed + 1
-                if failure is not None:
-                    found = f"seed {seed}: {str(failure).splitlines()[0][:80]}"
-                    break
-        seconds, began = time.monotonic() - began, time.monotonic()
-        blamed = ""
-        for seed in range(seen):
-            kind = ablation.kind or profile(seed)
-            _, failure = play(seed, kind, draw(seed, kind))
-            blamed = blamed or (f"seed {seed}: {failure}" if failure is not None else "")
-        name = f"without: {ablation.name}"
-        clean = blamed or "valid"
-        rows.append(
-            Row(
-                name, "C1-C7, C11", "simulation", bool(found), found, seconds, clean, time.monotonic() - began
-            )
-        )
-        show(rows[-1])
-    logging.disable(logging.NOTSET)
-    return rows
+    kind = profile(seed, rule.theme)
+    _, failure = play(seed, kind, draw(seed, kind))
+    return f"seed {seed} ({rule.theme}): {str(failure).splitlines()[0][:80]}" if failure is not None else ""
+
+
+def in_power_cuts(_rule: ablations.Ablation, seed: int) -> str:
+    """What the history of a seed broke, or nothing."""
+    from tests.simulation.consensus import powercuts
+
+    with tempfile.TemporaryDirectory(prefix="mr-planted-") as scratch:
+        try:
+            powercuts.play(seed, Path(scratch))
+        except Exception as broken:  # a promise, or the product noticed that it was broken
+            return f"seed {seed} (power cuts): {(str(broken) or repr(broken)).splitlines()[0][:80]}"
+    return ""
 
 
 def show(row: Row) -> None:
@@ -131,7 +160,7 @@ def show(row: Row) -> None:
     mark = "found" if row.found else "MISSED"
     clean = f"clean run {row.clean}" if row.clean else ""
     print(
-        f"{mark:7} {row.bug:42} {row.breaks:12} {row.seconds:6.1f} s  by {row.by or '-'}  {clean}", flush=True
+        f"{mark:7} {row.bug:56} {row.breaks:12} {row.seconds:6.1f} s  by {row.by or '-'}  {clean}", flush=True
     )
 
 
@@ -140,6 +169,7 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--only", nargs="*", default=[], help="names of bugs")
     parser.add_argument("--no-clean", action="store_true")
+    parser.add_argument("--no-clusters", action="store_true")
     parser.add_argument("--no-simulation", action="store_true")
     parser.add_argument("--at-once", type=int, default=2, help="clusters at a time (default 2)")
     parser.add_argument("--json", type=Path)
@@ -148,12 +178,13 @@ def main() -> int:
     if unknown := sorted(set(asked.only) - BUGS.keys()):
         parser.error(f"no such bug: {', '.join(unknown)}")
     began, rows = time.monotonic(), []
-    names = [name for name in BUGS if not asked.only or name in asked.only]
+    names = [name for name in BUGS if not asked.no_clusters and (not asked.only or name in asked.only)]
     for row in in_clusters(names, clean=not asked.no_clean, at_once=asked.at_once, keep=asked.keep):
         show(row)
         rows.append(row)
-    if not asked.only and not asked.no_simulation:
-        rows += in_simulation()
+    for row in in_simulation(asked.at_once) if not asked.only and not asked.no_simulation else ():
+        show(row)
+        rows.append(row)
     missed = [row.bug for row in rows if not row.found]
     blamed = [row.bug for row in rows if row.clean not in {"", "valid"}]
     seconds = time.monotonic() - began

@@ -265,7 +265,7 @@ BUGS = [
         run={
             **QUIET,
             "seconds": 12.0,
-            "works": (work("long", 0, files=10, lines=20, reduces=2, map_s=1.0),),
+            "works": (work("long", 0, files=24, lines=20, reduces=2, map_s=1.0),),
             "faults": "all",
             "script": ((6.0, "kill-worker", 0.5),),
         },

@@ -67,12 +67,13 @@ def elections(history: Sequence[Event], evidence: Evidence) -> Verdict:
 
 def terms(history: Sequence[Event], evidence: Evidence) -> Verdict:
     """C2: a master's term never falls, over all its lives; its disk still knows the greatest that it was seen in.
-    A master whose whole disk was taken away on purpose is not asked."""
+    A master whose disk was taken away on purpose begins anew."""
     seen: dict[str, tuple[int, int]] = {}
     wrong, counted = [], 0
-    replaced = {e.node for e in history if e.op in {"disk-replaced", "lose-disk"} and e.node}
     for event in history:
-        if event.op == "master" and event.value.get("term") and event.node not in replaced:
+        if event.op in REPLACED and event.kind == "hurt":
+            seen.pop(_node(event), None)
+        elif event.op == "master" and event.value.get("term"):
             counted += 1
             term, at = seen.get(event.node, (0, 0))
             if event.value["term"] < term:
@@ -196,7 +197,7 @@ def votes(history: Sequence[Event], evidence: Evidence) -> Verdict:
     it: a leader has the recorded votes of a majority, but for members that went on to a later term since, or whose
     disk was taken away."""
     led = _leaders(history, evidence)
-    replaced = {e.node or str((e.value or {}).get("node")) for e in history if e.op in REPLACED and e.value}
+    replaced = {_node(e) for e in history if e.op in REPLACED}
     wrong, counted = [], 0
     records = {m.id: head[0] for m in evidence.masters if (head := _of_type(m, "member"))}
     for term, who in led.items():
@@ -223,6 +224,11 @@ def votes(history: Sequence[Event], evidence: Evidence) -> Verdict:
     return verdict(
         "leaders were voted for", ("C2",), wrong, {"leaders": counted, "disks": len(records)}, needs="disks"
     )
+
+
+def _node(event: Event) -> str:
+    """Whom a fault hit."""
+    return event.node or (str(event.value.get("node", "")) if isinstance(event.value, dict) else "")
 
 
 REPLACED = frozenset({"wiped-master", "damaged-master", "disk-replaced", "lose-disk"})

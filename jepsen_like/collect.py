@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
     from mr.client import Client
     from mr.processes import Server
 
-GC_S = 15.0  # after the end of a job, until nothing of it may be left on a worker (D9)
+GC_S = (
+    30.0  # after the end of a job, until nothing of it may be left on a worker or beside its output (D2, D9)
+)
 _DUMP_S = 120.0
 IDLE_PROCESSES = 8  # below one idle worker of one slot
 
@@ -37,6 +40,7 @@ class Collector:
         self.home, self.zero = home, zero
         self.evidence = Evidence()
         self._hashes: dict[str, dict[str, str]] = {}  # job -> input file -> sha256, before it ran
+        self._staging: dict[str, str] = {}  # job -> the pattern of its staging place
 
     def expect(self, works: Iterable[Work]) -> None:
         """Before the storm: what the inputs are. The reference runs afterwards, when nothing is measured."""
@@ -76,7 +80,7 @@ class Collector:
         job.output = hashed(out) if out.is_dir() else None
         manifest = out / "_SUCCESS"
         job.manifest = json.loads(manifest.read_bytes()) if manifest.is_file() else None
-        job.staging = any(out.parent.glob(f".{out.name}.mr-{id}"))
+        self._staging[id] = str(out.parent / f".{glob.escape(out.name)}.mr-{glob.escape(id)}")
         self._refer(job, work)
         return job
 
@@ -133,8 +137,9 @@ class Collector:
                 master.applied = found["applied_index"]
         return master
 
-    def worker_leftovers(self, workers: Mapping[str, Server], ended: set[str]) -> None:
-        """After the calm: waits up to GC_S for scratch and task processes of ended jobs to go, then notes the rest."""
+    def leftovers(self, workers: Mapping[str, Server], ended: set[str]) -> None:
+        """After the calm: waits up to GC_S for staging places, scratch and task processes of ended jobs to go, then
+        notes the rest."""
         deadline = time.monotonic() + GC_S
         while True:
             found = [
@@ -143,10 +148,14 @@ class Collector:
                 )
                 for id, server in workers.items()
             ]
-            if time.monotonic() > deadline or not any(one.scratch or one.processes for one in found):
+            staged = {job for job in ended & self._staging.keys() if glob.glob(self._staging[job])}
+            left = staged or any(one.scratch or one.processes for one in found)
+            if time.monotonic() > deadline or not left:
                 break
             time.sleep(0.5)
         self.evidence.workers = found
+        for job in self.evidence.jobs:
+            job.staging = job.id in staged
 
     def read_disks(
         self, masters: Mapping[str, Server], workers: Mapping[str, Server], env: Mapping[str, str]

@@ -244,7 +244,7 @@ def _gather(place: Place, folder: Path, collector: Collector, watcher: Watcher, 
     if tls.dir is not None:
         collector.evidence.probes += probes.knock(place.masters, place.workers, tls.dir)
         collector.evidence.probes += probes.oversize(place.masters, tls.dir)
-    collector.worker_leftovers(place.workers, ended)
+    collector.leftovers(place.workers, ended)
     needles = [SECRET.encode(), *_keys(place)]
     collector.search_arguments(needles, place.servers.values())
     pages = _pages(place, folder / "pages")

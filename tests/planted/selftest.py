@@ -140,7 +140,7 @@ def in_themes(rule: ablations.Ablation, seed: int) -> str:
 
     kind = profile(seed, rule.theme)
     _, failure = play(seed, kind, draw(seed, kind))
-    return f"seed {seed} ({rule.theme}): {str(failure).splitlines()[0][:80]}" if failure is not None else ""
+    return str(failure).splitlines()[0][:100] if failure is not None else ""
 
 
 def in_power_cuts(_rule: ablations.Ablation, seed: int) -> str:

@@ -262,6 +262,17 @@ FINE: list[tuple[str, Callable[..., Verdict], Spoil]] = [
         ),
     ),
     (
+        "C2 a disk that was taken away begins anew",
+        consensus.terms,
+        lambda h, e: h.extend(
+            [
+                master(8, "b", "follower", 7),
+                event(8.5, "hurt", "wiped-master", {"node": "b"}, id=75),
+                master(9, "b", "non-voter", 1),
+            ]
+        ),
+    ),
+    (
         "C4 a follower that lags has an old entry that nobody committed",
         consensus.completeness,
         lambda h, e: (third(e), e.masters[2].dump[4].update(term=0, digest="old", committed=False)),

@@ -123,7 +123,7 @@ class Outbound:
                 call.cancel()
             unwanted = ""
             try:
-                theirs = read(call.initial_metadata() or ())
+                theirs = read(_greeting(call, self._patience.greeting_s))
                 met = True
                 if unwanted := self._objection(theirs):
                     call.cancel()
@@ -168,6 +168,17 @@ class Outbound:
         call = self._call
         if call is not None:
             call.cancel()
+
+
+def _greeting(call: Any, seconds: float) -> Any:
+    """The metadata with which the peer answers; the call is cancelled when that takes too long. Raises RpcError."""
+    overdue = threading.Timer(seconds, call.cancel)
+    overdue.daemon = True
+    overdue.start()
+    try:
+        return call.initial_metadata() or ()
+    finally:
+        overdue.cancel()
 
 
 class Queue:

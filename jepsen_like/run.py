@@ -51,7 +51,7 @@ class RunConfig:
     workers: int = 3
     kind: str = "auto"  # netns | proxy | auto
     faults: str = "all"  # names with commas, "all", or "none"
-    every_s: float = 4.0  # between faults, on average
+    every_s: float = 3.0  # between faults, on average
     each: bool = False  # every one of `faults` at least once, however long that takes
     job_every_s: float = 2.5  # between jobs, on average
     shapes: tuple[str, ...] = ()  # of jobs; () = all

@@ -405,3 +405,24 @@ def test_a_certificate_that_is_gone_for_a_while_ends_no_link_for_good(tmp_path):
         assert not a.up("b")
         hidden.rename(key)
         until([a, b], lambda: a.up("b"))
+
+
+def test_a_peer_that_takes_the_call_and_never_greets_is_tried_again(tls, monkeypatch):
+    """C14: seen when a member died while another one connected: that call neither answered nor ended, and the member
+    that came back was without a leader for as long as the leader lived (storm with seed 903, wiped-master)."""
+    mute = []
+    link = GrpcLink._link
+
+    def once_mute(self, frames, context):
+        if self._config.id == "b" and not mute:
+            mute.append(context)
+            while context.is_active():
+                time.sleep(0.01)
+            return iter(())
+        return link(self, frames, context)
+
+    monkeypatch.setattr(GrpcLink, "_link", once_mute)
+    a, b = Member(tls, "a"), Member(tls, "b")
+    with linked(a, b):
+        until([a, b], lambda: a.up("b") and b.up("a"))
+    assert mute

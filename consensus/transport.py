@@ -67,6 +67,9 @@ _CHANNEL_OPTIONS = (
     *_COMMON_OPTIONS,
     ("grpc.use_local_subchannel_pool", 1),  # each attempt is a fresh connection, with no back-off but ours
     ("grpc.enable_http_proxy", 0),
+    # gRPC's own repetition of a call whose server says goodbye can hang, and then the call never ends (1 in 150 at a
+    # server that comes and goes, grpcio 1.85); `Outbound` comes back by itself.
+    ("grpc.enable_retries", 0),
 )
 
 

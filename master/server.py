@@ -61,6 +61,7 @@ _OPTIONS: list[tuple[str, int]] = [
     ("grpc.so_reuseport", 0),  # a second process on the port fails instead of taking half of the calls
     ("grpc.max_receive_message_length", 8 << 20),  # S6: bounded memory for any single message
     ("grpc.max_send_message_length", 64 << 20),
+    ("grpc.enable_retries", 0),  # of calls to other masters: see mr/channel.py
     ("grpc.keepalive_time_ms", 10_000),  # both sides notice a silent peer
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),

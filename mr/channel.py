@@ -24,6 +24,8 @@ PORT = 7070
 _OPTIONS: list[tuple[str, Any]] = [
     ("grpc.max_receive_message_length", 64 * 2**20),
     ("grpc.max_send_message_length", 64 * 2**20),
+    # gRPC's own repetition of a call whose server says goodbye can hang; whoever calls repeats it anyway.
+    ("grpc.enable_retries", 0),
     # A dead host is noticed within 15 s also while a call waits for nothing but news.
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),

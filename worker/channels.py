@@ -17,6 +17,8 @@ MESSAGE_BYTES = 64 << 20
 OPTIONS: tuple[tuple[str, Any], ...] = (
     ("grpc.max_receive_message_length", MESSAGE_BYTES),
     ("grpc.max_send_message_length", MESSAGE_BYTES),
+    # gRPC's own repetition of a call whose server says goodbye can hang; whoever calls repeats it anyway.
+    ("grpc.enable_retries", 0),
     # A host that vanished without a word is noticed within 15 s.
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),

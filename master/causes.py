@@ -24,6 +24,7 @@ LASTING = frozenset(
         int(pb.DISK_FULL),
         int(pb.DISK_ERROR),
         int(pb.OUTPUT_FULL),
+        int(pb.CORRUPT_DATA),
         int(pb.CODE_UNAVAILABLE),
         int(pb.INTERNAL),
     }

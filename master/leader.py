@@ -235,6 +235,8 @@ class Leader:
                 weight = desk.attention.blame(event)
                 if weight:
                     reports.strike(desk, event.worker, weight, event.text)
+                if event.cause == job_pb2.CORRUPT_DATA:
+                    reports.damaged_input(desk, event)
             case AttemptEnded():
                 if event.cause != job_pb2.WORKER_LOST:
                     desk.cancel_at(event.worker, key, index, event.text)

@@ -10,7 +10,7 @@ from master import orders, planner
 from master.desk import Desk
 from master.events import AttemptFailed, Event, Refused
 from master.fetches import Report, Verdict
-from master.ids import MAP, AttemptKey, key_of
+from master.ids import MAP, REDUCE, AttemptKey, key_of
 from master.sessions import Session
 from master.workers import ACTIVE, EXCLUDED
 from mr.rpc import job_pb2, session_pb2, table_pb2
@@ -103,6 +103,23 @@ def fetch_failed(desk: Desk, session: Session, said: session_pb2.FetchFailed) ->
     elif verdict is Verdict.MOVE_REDUCE:
         why = f"{session.worker} can't read from {holder}: {said.message}"
         desk.revoke(reduce, job_pb2.FETCH_FAILED, why)
+
+
+def damaged_input(desk: Desk, event: AttemptFailed) -> None:
+    """A reduce that reads its own worker's map outputs where they stand found one damaged: that output is lost, whoever
+    tries (D7). One that was fetched is fetched again by the next attempt."""
+    key, job = event.attempt, desk.table.live.get(event.attempt.job)
+    story = job.failures.get(key.task) if job is not None else None
+    if job is None or not story or key.kind != REDUCE or key.step != job.step:
+        return
+    failure = job_pb2.Failure.FromString(story[-1].failure)
+    maps, source = job.current.maps, failure.fetch_source
+    index = source.task.index
+    if index >= maps.count or not source.number or maps.winner_attempt[index] != source.number:
+        return
+    if job.worker_of(maps.winner_life[index]) == event.worker:
+        lost = AttemptKey(key.job, key.step, MAP, index, source.number)
+        desk.lose_output(lost, event.worker, event.cause, failure.message)
 
 
 def strike(desk: Desk, worker: str, weight: int, why: str) -> None:

@@ -149,6 +149,11 @@ class Teller:
             case "failed":
                 event.failed.attempt.CopyFrom(commands.attempt(plain[0], job).proto())
                 event.failed.failure.cause = job_pb2.Cause.Value(named["cause"])
+                if "source" in named:  # the map output that it found damaged
+                    source = commands.attempt(named["source"], job).proto()
+                    event.failed.failure.fetch_source.number = source.number
+                    event.failed.failure.fetch_source.task.kind = job_pb2.MAP
+                    event.failed.failure.fetch_source.task.index = source.task.index
             case "lost":
                 event.output_lost.attempt.CopyFrom(commands.attempt(plain[0], job).proto())
             case "can't":

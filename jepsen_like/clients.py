@@ -115,7 +115,7 @@ class Clients(threading.Thread):
             flags={
                 "name": work.shape,
                 "reduces": work.reduces,
-                "split_size": max(path.stat().st_size for path in folder.iterdir()),
+                "split_size": work.packed * max(path.stat().st_size for path in folder.iterdir()),
                 **work.flags,
                 "env": {
                     "CHAOS_MARKS": str(self.home / "marks"),

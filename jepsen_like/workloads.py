@@ -56,6 +56,7 @@ class Work:
     key_s: float = 0.0  # what each key costs
     cancel_after_s: float | None = None
     again: bool = False  # submitted twice, by two clients, under one id (C10)
+    packed: int = 1  # how many files of the largest size fit into one split
 
     @property
     def expected(self) -> str:
@@ -128,6 +129,7 @@ def _work(rng: Random, number: int, shape: str, at_s: float, duration_s: float) 
         if cancelled
         else None,
         again=rng.random() < 0.25,
+        packed=1 if shape == "long" else rng.choice([1, 1, 1, 3]),
     )
 
 

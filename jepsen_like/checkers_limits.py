@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from jepsen_like.checkers_consensus import verdict
-from jepsen_like.evidence import Evidence
+from jepsen_like.evidence import Evidence, Job
 from jepsen_like.history import Event
 from jepsen_like.verdict import Verdict
 
@@ -62,21 +62,23 @@ def _held(journal: Sequence[dict[str, object]]) -> Iterator[tuple[tuple[str, str
 
 def starvation(history: Sequence[Event], evidence: Evidence) -> Verdict:
     """T13: no job that could run waits for STARVED_S while others begin STARVED_TURNS attempts, unless something hurt
-    meanwhile: from its acceptance to its first attempt, and from one thing that happened to it to the next."""
+    meanwhile: from its acceptance to its first attempt, and from one thing that happened to it to the next, to its end.
+    What is cleaned up after that may wait for all who still work."""
     begun: dict[str, list[int]] = defaultdict(list)
     alive: dict[str, list[int]] = defaultdict(list)
     for worker in evidence.workers:
         for line in worker.journal:
             if line["what"] == "begun":
                 begun[line["job"]].append(line["t"])
-            if line.get("job"):
+            if line.get("job") and ".x-" not in line.get("attempt", ""):
                 alive[line["job"]].append(line["t"])
     accepted = {e.value["job"]: e.t for e in reversed(history) if e.op == "submit" and e.kind == "ok"}
     hurts = list(_hurts(history))
+    lasted = {job.id: _lasted_ns(job) for job in evidence.jobs}
     everything = sorted((t, job) for job, times in begun.items() for t in times)
     wrong = []
     for job, at in accepted.items():
-        times = sorted([at, *(t for t in alive[job] if t > at)])
+        times = sorted([at, *(t for t in alive[job] if at < t <= at + lasted.get(job, 0))])
         for since, until in zip(times, [*times[1:], 0], strict=True):
             if (until - since) / 1e9 <= STARVED_S or any(a <= until and since <= b for a, b in hurts):
                 continue
@@ -87,6 +89,14 @@ def starvation(history: Sequence[Event], evidence: Evidence) -> Verdict:
                     f" {others} attempts"
                 )
     return verdict("nobody starves", ("T13",), wrong, {"jobs": len(accepted)}, needs="jobs")
+
+
+def _lasted_ns(job: Job) -> float:
+    """From its acceptance to its end, and a little more; for ever where it has none."""
+    status = job.status or {}
+    if not status.get("ended_ms") or not status.get("submitted_ms"):
+        return float("inf")
+    return (int(status["ended_ms"]) - int(status["submitted_ms"])) * 1e6 + 1e9
 
 
 def _hurts(history: Sequence[Event]) -> Iterator[tuple[int, int]]:

@@ -331,6 +331,11 @@ FINE: list[tuple[str, Callable[..., Verdict], Spoil]] = [
     ),
     ("T13 nobody else got anything either", limits.starvation, lambda h, e: starved(e, 3)),
     (
+        "T13 what comes after the end of a job is not waiting",
+        limits.starvation,
+        lambda h, e: (starved(e, 40), e.jobs[0].status.update(submitted_ms=1_000, ended_ms=5_000)),
+    ),
+    (
         "T13 something hurt meanwhile",
         limits.starvation,
         lambda h, e: (starved(e, 40), h.append(event(40, "hurt", "halves", {}, id=77))),

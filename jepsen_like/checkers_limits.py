@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from jepsen_like.checkers_consensus import verdict
 from jepsen_like.evidence import Evidence, Job
@@ -13,8 +13,9 @@ from jepsen_like.verdict import Verdict
 AT_ONCE = 2  # attempts of a task: one, and one backup
 # After 30 s the masters put a job before all others (LeaderConfig.starved_s); then a slot must become free: twice the
 # longest task of the mix.
-STARVED_S = 30.0 + 15.0
-STARVED_TURNS = 12  # others began so many attempts meanwhile
+FIRST_S = 30.0
+STARVED_S = FIRST_S + 15.0
+STARVED_TURNS = 12  # so many attempts of others came before it that should not have
 CALM_AGAIN_S = 12.0  # after a heal: a lease and an election
 LOG_SNAPSHOTS = 6  # a log is trimmed before it is so many times what a snapshot is taken after
 SNAPSHOT_BYTES, SNAPSHOT_JOB_BYTES = 256 << 10, 128 << 10
@@ -61,34 +62,48 @@ def _held(journal: Sequence[dict[str, object]]) -> Iterator[tuple[tuple[str, str
 
 
 def starvation(history: Sequence[Event], evidence: Evidence) -> Verdict:
-    """T13: no job that could run waits for STARVED_S while others begin STARVED_TURNS attempts, unless something hurt
+    """T13: no job that could run waits for STARVED_S while others pass it STARVED_TURNS times, unless something hurt
     meanwhile: from its acceptance to its first attempt, and from one thing that happened to it to the next, to its end.
-    What is cleaned up after that may wait for all who still work."""
+    It is passed when it has waited for FIRST_S and another job, which has not, begins an attempt: where there are too
+    many jobs, all of them wait. What is cleaned up after a job's end may wait for all who still work."""
     begun: dict[str, list[int]] = defaultdict(list)
     alive: dict[str, list[int]] = defaultdict(list)
     for worker in evidence.workers:
         for line in worker.journal:
+            if not line.get("job") or ".x-" in line.get("attempt", ""):
+                continue
+            alive[line["job"]].append(line["t"])
             if line["what"] == "begun":
                 begun[line["job"]].append(line["t"])
-            if line.get("job") and ".x-" not in line.get("attempt", ""):
-                alive[line["job"]].append(line["t"])
     accepted = {e.value["job"]: e.t for e in reversed(history) if e.op == "submit" and e.kind == "ok"}
     hurts = list(_hurts(history))
     lasted = {job.id: _lasted_ns(job) for job in evidence.jobs}
-    everything = sorted((t, job) for job, times in begun.items() for t in times)
+    for times in begun.values():
+        times.sort()
     wrong = []
     for job, at in accepted.items():
         times = sorted([at, *(t for t in alive[job] if at < t <= at + lasted.get(job, 0))])
         for since, until in zip(times, [*times[1:], 0], strict=True):
             if (until - since) / 1e9 <= STARVED_S or any(a <= until and since <= b for a, b in hurts):
                 continue
-            others = sum(since < t < until and whose != job for t, whose in everything)
-            if others >= STARVED_TURNS:
+            passed = sum(_passes(begun | {job: []}, accepted, since + int(FIRST_S * 1e9), until))
+            if passed >= STARVED_TURNS:
                 wrong.append(
-                    f"{job} got nothing from {since / 1e9:.1f} s to {until / 1e9:.1f} s, while others began"
-                    f" {others} attempts"
+                    f"{job} got nothing from {since / 1e9:.1f} s to {until / 1e9:.1f} s, while others that had not"
+                    f" waited so long began {passed} attempts"
                 )
     return verdict("nobody starves", ("T13",), wrong, {"jobs": len(accepted)}, needs="jobs")
+
+
+def _passes(
+    begun: Mapping[str, Sequence[int]], accepted: Mapping[str, int], since: int, until: int
+) -> Iterator[int]:
+    """For each job how many attempts it began within a time, though it had got one in the FIRST_S before."""
+    for job, times in begun.items():
+        before = [accepted.get(job, 0), *times]
+        yield sum(
+            since < t < until and t - last < FIRST_S * 1e9 for last, t in zip(before, times, strict=False)
+        )
 
 
 def _lasted_ns(job: Job) -> float:

@@ -59,11 +59,12 @@ def crowd(count: int) -> list[Worker]:
     ]
 
 
-def starved(evidence: Evidence, others: int) -> None:
-    """Job wc gets nothing for a minute while others begin attempts."""
+def starved(evidence: Evidence, others: int, jobs: int = 1) -> None:
+    """Job wc gets nothing for a minute while others begin attempts, one a second, so many jobs in turn."""
     late = [line(t, "begun", f"0.m-00001.a{t}", term=1, runs=[]) for t in (16, 100)]
     busy = [
-        line(20 + n, "begun", f"0.m-{n:05d}.a1", term=1, runs=[]) | {"job": "dead"} for n in range(others)
+        line(20 + n, "begun", f"0.m-{n:05d}.a1", term=1, runs=[]) | {"job": f"dead{n % jobs}"}
+        for n in range(others)
     ]
     evidence.workers.append(Worker(id="x", journal=[*busy, *late]))
 
@@ -334,6 +335,11 @@ FINE: list[tuple[str, Callable[..., Verdict], Spoil]] = [
         "T13 what comes after the end of a job is not waiting",
         limits.starvation,
         lambda h, e: (starved(e, 40), e.jobs[0].status.update(submitted_ms=1_000, ended_ms=5_000)),
+    ),
+    (
+        "T13 where there are too many jobs, all of them wait",
+        limits.starvation,
+        lambda h, e: starved(e, 70, jobs=35),
     ),
     (
         "T13 something hurt meanwhile",

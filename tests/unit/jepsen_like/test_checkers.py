@@ -15,7 +15,7 @@ from jepsen_like import checkers_consensus as consensus
 from jepsen_like import checkers_data as data
 from jepsen_like.evidence import Audit, Evidence, Job, Mark, Master, Peek, Probe, Worker
 from jepsen_like.history import Event
-from jepsen_like.run import RunConfig, calm_s
+from jepsen_like.run import RunConfig, calm_s, slowness
 from jepsen_like.verdict import Outcome, Verdict
 
 S = 1_000_000_000
@@ -690,3 +690,19 @@ def test_register_histories_of_known_verdict(promise: str, history: list[Event],
 def test_the_calm_is_long_enough_for_the_jobs_that_wait(waiting: int, seconds: float) -> None:
     """T12: twice the time without faults, and a minute."""
     assert calm_s(RunConfig(seed=1, job_every_s=2.5), waiting) == seconds
+
+
+@pytest.mark.parametrize(
+    ("promise", "load", "cores", "slower"),
+    [
+        ("a cluster in its storm is no reason", 6.0, 2, 1.0),
+        ("where others want as much again, things take twice as long", 12.0, 2, 2.0),
+        ("but not for ever", 99.0, 2, 5.0),
+        ("more processors carry more", 12.0, 8, 1.0),
+    ],
+)
+def test_a_machine_with_other_work_may_take_longer(
+    promise: str, load: float, cores: int, slower: float
+) -> None:
+    assert slowness(load, cores) == slower, promise
+    assert calm_s(RunConfig(seed=1), 0, slower) == 120.0 * slower

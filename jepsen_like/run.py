@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 # From the last heal until every job must have ended (T12), at least; see `calm_s`.
 CALM_S = 120.0
-OWN_LOAD = 3.0  # processes for each of two processors: measured for one cluster in a storm
+OWN_LOAD = 3.0  # processes a processor: more than one cluster in its storm was ever seen to want on two
 SLOWEST = 5.0
 Say = Callable[[str], None]
 

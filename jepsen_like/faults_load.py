@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import resource
 import shutil
 import signal
 import socket
@@ -13,7 +12,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, ClassVar
 
-from jepsen_like import flood
+from jepsen_like import descriptors, flood
 from jepsen_like.cpu import Share
 from jepsen_like.fault import Fault, Missed, follower_of, leader_of, worker_of
 from jepsen_like.links import GRPC, RAFT
@@ -160,10 +159,7 @@ class ConnectionFlood(Fault):
 
     def hurt(self, place: Place, rng: Random) -> dict[str, Any]:
         """See Fault."""
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        wanted = 3 * self.most if hard == resource.RLIM_INFINITY else min(3 * self.most, hard)
-        if soft != resource.RLIM_INFINITY and soft < wanted:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        descriptors.allow(3 * self.most)
         id = leader_of(place, rng)
         for port in self._opened:
             thread = threading.Thread(target=self._open, args=(place.addresses[id], port), daemon=True)

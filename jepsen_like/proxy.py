@@ -26,12 +26,14 @@ from collections.abc import AsyncIterator, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from jepsen_like import descriptors
 from jepsen_like.leftovers import ENVIRONMENT
 from jepsen_like.owners import Owners
 
 CLIENT = "client"
 Link = tuple[str, str]
 
+OPEN_FILES = 16_384  # two for each connection of a cluster, and for those that a fault opens
 _PIECE = 64 * 1024
 _TRICKLE_S = 0.05  # a slow link moves a little this often
 
@@ -286,6 +288,7 @@ class ProxyProcess:
 
 
 async def _serve(prefix: str, seed: int) -> None:
+    descriptors.allow(OPEN_FILES)
     proxies = Proxies(prefix, seed)
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(

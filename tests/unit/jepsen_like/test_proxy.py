@@ -185,3 +185,20 @@ async def test_who_is_seen_by_its_address_is_treated_as_that_node(echo):
     assert proxies.struck["connections refused"] == 1
     assert await echo.say(b"hello") == b"hello", "the client is somebody else"
     home.close()
+
+
+def test_the_proxies_of_an_ordinary_user_may_have_more_connections_than_he_starts_with():
+    """`mr chaos run` without root: at 1,024 open files the proxies could take no connection any more."""
+    program = (
+        "import resource; from jepsen_like import descriptors, proxy\n"
+        "hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (128, hard))\n"
+        "descriptors.allow(proxy.OPEN_FILES)\n"
+        "soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]\n"
+        "wanted = proxy.OPEN_FILES if hard == resource.RLIM_INFINITY else min(proxy.OPEN_FILES, hard)\n"
+        "print(soft == wanted)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.strip() == "True"

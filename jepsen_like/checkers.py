@@ -66,6 +66,9 @@ CHECKERS: tuple[Checker, ...] = (
 def judge(history: Sequence[Event], evidence: Evidence | None) -> list[Verdict]:
     """One verdict a checker. Without evidence, only what a history by itself can show."""
     if evidence is None:
+        known = _run(clients.understood, history, Evidence())
+        if known.outcome is not Outcome.VALID:  # what it did may explain, or spoil, all the others
+            return [known]
         return [_run(checker, history, Evidence()) for checker in _from_history(history)]
     verdicts = [_run(checker, history, evidence) for checker in CHECKERS]
     if evidence.config.get("faults") != "none":

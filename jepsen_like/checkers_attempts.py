@@ -9,8 +9,8 @@ called wrong here is wrong for certain.
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -33,11 +33,13 @@ class Attempt:
     job: str
     task: str  # "0.m-00007"
     number: int
-    begun: list[tuple[str, str, int]] = field(default_factory=list)  # (worker, life, t)
+    assigned: list[tuple[str, str, int]] = field(default_factory=list)  # (worker, life, t)
+    begun: list[tuple[str, str, int]] = field(default_factory=list)
     assigned_index: int = 0  # least
     written: list[tuple[str, str, int]] = field(default_factory=list)
     accepted: list[tuple[str, str, int, int]] = field(default_factory=list)  # (worker, life, t, index)
     runs: dict[int, int] = field(default_factory=dict)  # a reduce: map -> attempt
+    twice: list[int] = field(default_factory=list)  # maps that it has merged more than once
 
     @property
     def name(self) -> str:
@@ -80,10 +82,12 @@ def _take(attempt: Attempt, worker: str, line: dict[str, Any]) -> None:
     match line["what"]:
         case "assigned":
             index = line["index"]
+            attempt.assigned.append((worker, line["life"], line["t"]))
             attempt.assigned_index = min(attempt.assigned_index or index, index)
         case "begun":
             attempt.begun.append((worker, line["life"], line["t"]))
             attempt.runs.update(dict(line["runs"]))
+            attempt.twice += [number for number, n in Counter(m for m, _ in line["runs"]).items() if n > 1]
         case "written":
             attempt.written.append((worker, line["life"], line["t"]))
         case "settled" if line["accepted"]:
@@ -119,6 +123,7 @@ def granted(history: Sequence[Event], evidence: Evidence) -> Verdict:
             if len(one.begun) > 1:
                 where = ", ".join(f"{w} at {t / 1e9:.3f} s" for w, _, t in one.begun)
                 wrong.append(f"{one.name} began {len(one.begun)} times: {where}")
+            wrong += _out_of_order(one)
             if one.accepted and not blind:
                 lives = {(w, life) for w, life, _ in one.written}
                 wrong += [
@@ -133,6 +138,24 @@ def granted(history: Sequence[Event], evidence: Evidence) -> Verdict:
     ]
     counts = {"begun": counted, "marks": len(evidence.marks)}
     return verdict("attempts are granted", ("T2", "T5"), wrong, counts, needs="begun")
+
+
+def _out_of_order(one: Attempt) -> Iterator[str]:
+    """In one life of a worker an attempt is assigned, begun, written, settled: in this order, as far as lines tell."""
+    settled = [(worker, life, t) for worker, life, t, _ in one.accepted]
+    steps = (
+        ("assigned", one.assigned),
+        ("begun", one.begun),
+        ("written", one.written),
+        ("accepted", settled),
+    )
+    for (before, earlier), (after, later) in pairwise(steps):
+        for worker, life, t in later:
+            times = [at for w, its, at in earlier if (w, its) == (worker, life)]
+            if times and min(times) > t:
+                yield f"{one.name} was {after} on {worker} at {t / 1e9:.3f} s, and {before} at {min(times) / 1e9:.3f} s"
+    if one.accepted and one.assigned_index >= one.accepted_index > 0:
+        yield f"{one.name} was assigned at index {one.assigned_index} and accepted by index {one.accepted_index}"
 
 
 def no_rerun(history: Sequence[Event], evidence: Evidence) -> Verdict:
@@ -161,7 +184,9 @@ def no_rerun(history: Sequence[Event], evidence: Evidence) -> Verdict:
 def barrier(history: Sequence[Event], evidence: Evidence) -> Verdict:
     """T9: an accepted reduce has merged one output of every map, none of them replaced before it was written."""
     tasks, lost = attempts(evidence), _losses(evidence)
-    wrong, counted = [], 0
+    blind = any(word in e.op for e in history if e.kind == "hurt" for word in _DISK_FAULTS)
+    wrong: list[str] = []
+    counted = 0
     maps_of: dict[tuple[str, str], int] = defaultdict(int)
     for job, task in tasks:
         if ".m-" in task:
@@ -173,6 +198,8 @@ def barrier(history: Sequence[Event], evidence: Evidence) -> Verdict:
             missing = maps_of[job, step] - len(reduce.runs)
             if missing > 0:
                 wrong.append(f"{reduce.name} was accepted without {missing} of {maps_of[job, step]} maps")
+            wrong += [f"{reduce.name} has merged map {number} more than once" for number in reduce.twice]
+            wrong += [] if blind else _unheard_of(tasks, reduce, step)
             at = max((t for *_, t in reduce.written), default=0)
             index = _exact_index(evidence, reduce)
             for number, version in reduce.runs.items():
@@ -193,6 +220,21 @@ def barrier(history: Sequence[Event], evidence: Evidence) -> Verdict:
                     )
     _ = history
     return verdict("reduces wait for maps", ("T9",), wrong, {"reduces": counted})
+
+
+def _unheard_of(tasks: Mapping[tuple[str, str], list[Attempt]], reduce: Attempt, step: str) -> Iterator[str]:
+    """Map outputs that it has merged, and that nobody had written by then."""
+    began = max((t for *_, t in reduce.begun), default=0)
+    for number, version in reduce.runs.items():
+        made = [m for m in tasks.get((reduce.job, f"{step}.m-{number:05d}"), ()) if m.number == version]
+        written = [t for m in made for *_, t in m.written]
+        if not written:
+            yield f"{reduce.name} has merged attempt {version} of map {number}, which nobody has written"
+        elif min(written) > began:
+            yield (
+                f"{reduce.name} began at {began / 1e9:.3f} s with attempt {version} of map {number}, which was"
+                f" written at {min(written) / 1e9:.3f} s"
+            )
 
 
 def _exact_index(evidence: Evidence, attempt: Attempt) -> int:

@@ -10,7 +10,15 @@ from jepsen_like import linearizability
 from jepsen_like.checkers_consensus import verdict
 from jepsen_like.evidence import Evidence, Job
 from jepsen_like.history import Event
-from jepsen_like.model import JobModel, denied, operations, register_operations
+from jepsen_like.model import (
+    JOB_OPS,
+    OTHER_OPS,
+    REGISTER_OPS,
+    JobModel,
+    denied,
+    operations,
+    register_operations,
+)
 from jepsen_like.operation import Model, Operation
 from jepsen_like.verdict import Outcome, Verdict
 from jepsen_like.workloads import attempts_of, failure_of
@@ -23,14 +31,41 @@ ELECTING = frozenset(
 FAILOVER_S = 10.0  # from the last heal until a leader commits (C14)
 
 
-def linearizable(history: Sequence[Event], _evidence: Evidence) -> Verdict:
-    """C11, C10, T8: for each job one order explains every answer."""
-    return _linear(operations, history, JobModel())
+def linearizable(history: Sequence[Event], evidence: Evidence) -> Verdict:
+    """C11, C10, T7, T8: for each job one order explains every answer, and how the job stands in the end."""
+    return _linear(operations, [*history, *_last_reads(history, evidence)], JobModel())
+
+
+def _last_reads(history: Sequence[Event], evidence: Evidence) -> list[Event]:
+    """What the cluster said of each job that a client asked for, when all was over."""
+    asked = set(_calls(history, "submit").values())
+    t = max((event.t for event in history), default=0) + 1
+    id = max((event.id for event in history), default=0) + 1
+    reads = []
+    for number, job in enumerate(one for one in evidence.jobs if one.id in asked):
+        state = job.status["state"] if job.status else "absent"
+        for kind, value in (("invoke", {"job": job.id}), ("ok", {"state": state})):
+            at = t + (kind == "ok")
+            reads.append(Event(t=at, process="the end", kind=kind, op="status", value=value, id=id + number))
+    return reads
 
 
 def registers(history: Sequence[Event], _evidence: Evidence) -> Verdict:
     """C11 for registers: read, write and cas of any system that recorded them."""
     return _linear(register_operations, history, linearizability.Register())
+
+
+def understood(history: Sequence[Event], _evidence: Evidence) -> Verdict:
+    """Whether every call is of a kind that some checker knows: what is not looked at must not look like innocence."""
+    calls = [e for e in history if e.kind == "invoke"]
+    strange = [e for e in calls if e.op not in JOB_OPS | REGISTER_OPS | OTHER_OPS]
+    names = ", ".join(sorted({e.op for e in strange}))
+    return Verdict(
+        checker="every call is understood",
+        outcome=Outcome.UNKNOWN if strange else Outcome.VALID,
+        reason=f"{len(strange)} calls of a kind that nobody here knows: {names}" if strange else "",
+        counted={"calls": len(calls)},
+    )
 
 
 def _linear(
@@ -79,6 +114,12 @@ def acknowledged(history: Sequence[Event], evidence: Evidence) -> Verdict:
 def requests(history: Sequence[Event], evidence: Evidence) -> Verdict:
     """C10: a request id has one effect: whatever it is sent with later, it answers with its first job."""
     wrong = []
+    made = _calls(history, "submit")
+    wrong += [
+        f"submit of {made[e.id]} was answered with {e.value['job']}"
+        for e in _answers(history, "submit", "ok")
+        if isinstance(e.value, dict) and e.value.get("job", made[e.id]) != made[e.id]
+    ]
     answers = _answers(history, "again", "ok")
     calls = {e.id: e.value for e in history if e.op == "again" and e.kind == "invoke"}
     for answer in answers:
@@ -119,15 +160,18 @@ def cancels(history: Sequence[Event], evidence: Evidence) -> Verdict:
 
 
 def conservation(history: Sequence[Event], _evidence: Evidence) -> Verdict:
-    """T10: in every answer idle + in progress + completed = the number of tasks."""
+    """T10: in every answer idle + in progress + completed = the number of tasks, which stays what it is."""
     wrong, counted = [], 0
+    calls, totals = _calls(history, "status"), dict[tuple[Any, ...], int]()
     for event in _answers(history, "status", "ok"):
-        for step, kind, total, *parts in event.value.get("tasks", ()):
+        for step, kind, total, idle, running, done in event.value.get("tasks", ()):
             counted += 1
-            if sum(parts) != total:
-                wrong.append(
-                    f"{event.t / 1e9:.3f} s: step {step} {kind} has {total} tasks, but {parts} make {sum(parts)}"
-                )
+            parts, at = [idle, running, done], f"{event.t / 1e9:.3f} s: step {step} {kind}"
+            if sum(parts) != total or min(parts) < 0:
+                wrong.append(f"{at} has {total} tasks, but {parts} make {sum(parts)}")
+            known = totals.setdefault((calls.get(event.id), step, kind), total)
+            if known != total:
+                wrong.append(f"{at} had {known} tasks, and now {total}")
     return verdict("tasks are conserved", ("T10",), wrong, {"counts": counted})
 
 
@@ -194,7 +238,9 @@ def proofs(history: Sequence[Event], evidence: Evidence) -> Verdict:
     Of a script every fault; of faults that were named each at least once; of a schedule drawn from all of them, or in
     which each comes once, four of five. What was not proven is listed, and counts nowhere as a fault."""
     hurts = {e.id: e for e in history if e.kind == "hurt"}
-    proven = {e.id for e in history if e.kind == "proof" and e.value}
+    proven = {
+        e.id for e in history if e.kind == "proof" and e.value and e.id in hurts and e.t >= hurts[e.id].t
+    }
     heals = {e.id: e.t for e in history if e.kind == "heal"}
     calls = {e.id: e.t for e in history if e.kind == "invoke"}
     ends = {e.id: e.t for e in history if e.kind in {"ok", "fail", "info"}}

@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from jepsen_like.evidence import Evidence, Master
@@ -129,7 +130,8 @@ def logs(_history: Sequence[Event], evidence: Evidence) -> Verdict:
     refused = [f"{m.id}: {m.refused}" for m in evidence.masters if m.refused]
     reason = f"not readable: {'; '.join(refused)}" if refused else ""
     needs = "entries" if len(evidence.masters) > 1 else ""
-    return verdict("logs agree", ("C3", "C5"), wrong, {"entries": compared}, needs=needs, reason=reason)
+    found = verdict("logs agree", ("C3", "C5"), wrong, {"entries": compared}, needs=needs, reason=reason)
+    return replace(found, outcome=Outcome.UNKNOWN) if refused and not wrong else found
 
 
 def _entry(line: dict[str, Any]) -> str:
@@ -146,6 +148,11 @@ def _gaps(evidence: Evidence) -> Iterable[str]:
             if before and line["term"] < before["term"]:
                 yield f"{master.id}: term {line['term']} at index {line['index']} comes after term {before['term']}"
             before = line
+        head = _of_type(master, "member")
+        if before and head and before["term"] > head[0]["term"]:
+            yield f"{master.id} has an entry of term {before['term']}, its disk knows term {head[0]['term']}"
+        if before and head and before["index"] != head[0]["last"]:
+            yield f"{master.id} says that its log ends at {head[0]['last']}, it ends at {before['index']}"
 
 
 def states(_history: Sequence[Event], evidence: Evidence) -> Verdict:
@@ -185,7 +192,19 @@ def views(_history: Sequence[Event], evidence: Evidence) -> Verdict:
         if len(versions) > 1:
             who = "; ".join(f"{', '.join(ids)} show {text[:160]}" for text, ids in versions.items())
             wrong.append(f"{job} looks different: {who}")
-    return verdict("masters show one table", ("C6", "T11"), wrong, {"jobs": compared})
+    showing = [master for master in evidence.masters if master.view]
+    ends = {job.id: job.status for job in evidence.jobs if job.status}
+    for master in showing:
+        for id, status in ends.items():
+            view = master.view.get(id, {"state": "nothing"})
+            if "error" not in view and view.get("state") != status["state"]:
+                wrong.append(
+                    f"{master.id} shows {id} as {view.get('state')}, the cluster says {status['state']}"
+                )
+    silent = [m.id for m in evidence.masters if not m.view] if showing else []
+    reason = f"{', '.join(silent)} showed nothing" if silent and ends else ""
+    found = verdict("masters show one table", ("C6", "T11"), wrong, {"jobs": compared}, reason=reason)
+    return replace(found, outcome=Outcome.UNKNOWN) if reason and not wrong else found
 
 
 def _of_type(master: Master, kind: str) -> list[dict[str, Any]]:

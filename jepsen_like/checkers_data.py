@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -59,24 +60,41 @@ def file_sets(_history: Sequence[Event], evidence: Evidence) -> Verdict:
     return verdict("outputs are whole", ("D2", "D5"), wrong, {"jobs": counted}, needs="jobs")
 
 
-def visibility(history: Sequence[Event], _evidence: Evidence) -> Verdict:
-    """D4: whoever saw a success marker saw all that it lists."""
+def visibility(history: Sequence[Event], evidence: Evidence) -> Verdict:
+    """D4: whoever saw a success marker saw all that it lists. D5: and its job succeeds."""
     torn = [e for e in history if e.op == "torn"]
     wrong = [
         f"{e.value['job']}: at {e.t / 1e9:.3f} s its marker was there, but not {', '.join(e.value['missing'])}"
         for e in torn
     ]
-    seen = sum(e.op == "published" for e in history)
-    return verdict("outputs appear at once", ("D4",), wrong, {"outputs": seen})
+    seen = [e for e in history if e.op == "published" and isinstance(e.value, dict)]
+    again = {job.id.rpartition("-r")[0] for job in evidence.jobs}  # whose output is another try's
+    ends = {job.id: _state(job) for job in evidence.jobs if job.id not in again}
+    wrong += [
+        f"{e.value['job']} was seen published at {e.t / 1e9:.3f} s, and is {ends[e.value['job']]}"
+        for e in seen
+        if ends.get(e.value.get("job"), "") in {"FAILED", "CANCELLED"}
+    ]
+    return verdict("outputs appear at once", ("D4", "D5"), wrong, {"outputs": len(seen)})
 
 
 def manifests(_history: Sequence[Event], evidence: Evidence) -> Verdict:
     """D3: the manifest names every file with its length and digest, and its records sum to the counters."""
     wrong, counted = [], 0
     for job in evidence.jobs:
-        if _state(job) != "SUCCEEDED" or job.manifest is None or job.output is None:
+        if _state(job) != "SUCCEEDED" or job.output is None:
             continue
         counted += 1
+        if job.manifest is None:
+            wrong.append(f"{job.id} succeeded, and has no manifest")
+            continue
+        rows = Counter(row["name"] for row in job.manifest["files"])
+        wrong += [f"{job.id}: the manifest lists {name} {n} times" for name, n in rows.items() if n > 1]
+        wrong += [
+            f"{job.id}: the manifest gives {row['name']} {row['records']} records"
+            for row in job.manifest["files"]
+            if row["records"] < 0
+        ]
         listed = {row["name"]: row for row in job.manifest["files"]}
         there = {name: row for name, row in job.output.items() if name != MARKER}
         for name in sorted(listed.keys() ^ there.keys()):

@@ -6,7 +6,7 @@ Times are nanoseconds since the run began, as in the history.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +126,13 @@ def save(evidence: Evidence, path: Path) -> None:
 def load(path: Path) -> Evidence:
     """Raises ValueError for what is none."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Evidence)
-    except msgspec.DecodeError as error:
+        data = path.read_bytes()
+        found = msgspec.json.decode(data, type=Evidence)
+        given = msgspec.json.decode(data)
+    except (msgspec.DecodeError, RecursionError) as error:
         raise ValueError(f"{path} is no evidence of a run: {error}") from None
+    if found.version != VERSION:
+        raise ValueError(f"{path} is evidence of version {found.version}, this release reads {VERSION}")
+    if strange := sorted(given.keys() - {f.name for f in fields(Evidence)}):
+        raise ValueError(f"{path} has {', '.join(strange)}, which is no part of evidence")
+    return found

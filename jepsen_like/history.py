@@ -11,6 +11,13 @@ whichever thread saw it, in one order. The file is JSON lines; each has
     node     the server concerned, "" when none
     id       number that ties an operation's end to its invocation, a fault's heal and proof to its hurt
 
+Calls on jobs have {"job": id} for their value; submit is answered {"existed": bool}, status, wait and cancel
+{"state": S}: absent, QUEUED, RUNNING, PUBLISHING, SUCCEEDED, FAILED or CANCELLED; a status may add "tasks": [[step,
+kind, total, idle, running, done], ...]. Calls on registers are write, read and cas, on {"key", "value"}, or
+[key, value], or the value alone where there is one register, which holds null at first; a cas has [old, new] for its
+value and is answered by true or false. Blank lines are passed over. A history with calls of any other kind is not
+judged.
+
 An operation ends `ok` when its answer came, `fail` when it certainly did not happen, and `info` when nobody can know
 (a timeout, a lost connection): never `fail` in doubt.
 """
@@ -27,6 +34,7 @@ from typing import IO, Any
 
 KINDS = ("invoke", "ok", "fail", "info", "hurt", "heal", "proof", "note")
 ENDS = frozenset({"ok", "fail", "info"})
+NEMESIS = "nemesis"
 OTHER_NAMES = {"type": "kind", "f": "op", "time": "t"}
 FIELDS: dict[str, tuple[type, ...]] = {"t": (int, float), "process": (str, int), "kind": (str,), "op": (str,)}
 
@@ -86,36 +94,55 @@ class History:
 
 def read(path: Path) -> list[Event]:
     """A recorded history. Raises ValueError naming the line that is none."""
-    return list(parse(path.read_text().splitlines()))
+    lines = path.read_text(encoding="utf-8-sig").split(
+        "\n"
+    )  # and at nothing else: a JSON text may hold other ends of lines
+    return list(parse(lines[:-1] if lines[-1] == "" else lines))
 
 
 def parse(lines: Iterable[str]) -> Iterator[Event]:
     """Lines to events. Unknown fields are ignored, so that newer histories can be read. Histories of others are read
-    too: `type`, `f` and `time` are kind, op and t; without `id` an end belongs to the open call of its process.
-    Raises ValueError with the number of the line that is no event, or ends a call that nobody made."""
+    too: `type`, `f` and `time` are kind, op and t; without `id` an end belongs to the open call of its process; what a
+    nemesis says is a note. Raises ValueError with the number of the line that is no event, or ends a call that nobody
+    made."""
     open_calls: dict[str, int] = {}  # of histories without ids
     ended: dict[int, bool] = {}  # call -> whether it has an end
+    ops: dict[int, str] = {}
     for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
         try:
-            fields = json.loads(line)
-        except json.JSONDecodeError as broken:
+            fields = json.loads(line, parse_constant=_no_number)
+        except (ValueError, RecursionError) as broken:
             raise ValueError(f"line {number} is no JSON, or cut short: {broken}") from None
         event = _event(fields, number, open_calls)
         if event.kind == "invoke":
             if event.id in ended:
                 raise ValueError(f"line {number}: call {event.id} is made a second time")
             ended[event.id] = False
+            ops[event.id] = event.op
         elif event.kind in ENDS:
             if ended.get(event.id, True):
                 what = "ends a second time" if event.id in ended else "ends, but was never made"
                 raise ValueError(f"line {number}: call {event.id} of {event.process} {what}")
+            if event.op != ops[event.id]:
+                raise ValueError(
+                    f"line {number}: call {event.id} is a {ops[event.id]!r} and ends as {event.op!r}"
+                )
             ended[event.id] = True
         yield event
+
+
+def _no_number(text: str) -> Any:
+    raise ValueError(f"{text} is no number of JSON")
 
 
 def _event(fields: Any, number: int, open_calls: dict[str, int]) -> Event:
     if not isinstance(fields, dict):
         raise ValueError(f"line {number} is no event but {type(fields).__name__}")
+    for old, new in OTHER_NAMES.items():
+        if old in fields and new in fields and fields[old] != fields[new]:
+            raise ValueError(f"line {number}: {old} is {fields[old]!r} and {new} is {fields[new]!r}")
     own = {**{new: fields[old] for old, new in OTHER_NAMES.items() if old in fields}, **fields}
     for name, types in FIELDS.items():
         if name not in own:
@@ -126,13 +153,15 @@ def _event(fields: Any, number: int, open_calls: dict[str, int]) -> Event:
     if kind not in KINDS:
         raise ValueError(f"line {number}: kind {kind!r} is none of {', '.join(KINDS)}")
     id = own.get("id")
+    if id is None and process.lstrip(":") == NEMESIS and kind in {"invoke", *ENDS}:
+        kind, id = "note", 0
     if id is None:
         id = number if kind == "invoke" else open_calls.pop(process, -number) if kind in ENDS else 0
         if kind == "invoke":
             if process in open_calls:
                 raise ValueError(f"line {number}: {process} calls again before its last call has ended")
             open_calls[process] = number
-    if not isinstance(id, int):
+    if not isinstance(id, int) or isinstance(id, bool):
         raise ValueError(f"line {number}: id is {id!r}")
     node = own.get("node") or ""
     return Event(

@@ -7,6 +7,8 @@ no operation: an answer that shows a later state moves the model there, and no a
 from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Iterable, Sequence
+from dataclasses import replace
+from math import nextafter
 from typing import Any
 
 from jepsen_like.history import Event
@@ -27,7 +29,7 @@ class JobModel:
         match operation.action:
             case "submit":
                 if known and not answer["existed"] and state != "absent":
-                    return None  # two submits made one job each: C10
+                    return None  # two submits made one job each: C10. (A client may repeat its own: then it existed.)
                 return "QUEUED" if state == "absent" else state
             case "status" | "wait":
                 return _seen(state, answer["state"]) if known else state
@@ -72,6 +74,9 @@ def _seen(state: str, shown: str) -> str | None:
 
 JOB_OPS = frozenset({"submit", "cancel", "status", "wait"})
 REGISTER_OPS = frozenset({"read", "write", "cas"})
+OTHER_OPS = frozenset(
+    {"again", "blobs", "occupied", "retry", "trespass"}
+)  # calls of the harness's own scenes
 
 
 def operations(events: Iterable[Event]) -> list[Operation]:
@@ -83,11 +88,20 @@ def operations(events: Iterable[Event]) -> list[Operation]:
         job = call.value.get("job") if isinstance(call.value, dict) else None
         if not isinstance(job, str):
             raise ValueError(f"{_where(call)}: its value names no job")
-        wanted = "existed" if call.op == "submit" else "state"
-        if returned is not None and not (isinstance(result, dict) and wanted in result):
-            raise ValueError(f"{_where(call)}: its answer {result!r} has no {wanted!r}")
+        if returned is not None:
+            _check_answer(call, result)
         made.append(_operation(call, job, None, _told(result), returned))
     return made
+
+
+def _check_answer(call: Event, answer: Any) -> None:
+    wanted = "existed" if call.op == "submit" else "state"
+    if not (isinstance(answer, dict) and wanted in answer):
+        raise ValueError(f"{_where(call)}: its answer {answer!r} has no {wanted!r}")
+    if wanted == "existed" and not isinstance(answer["existed"], bool):
+        raise ValueError(f"{_where(call)}: existed is {answer['existed']!r}, neither true nor false")
+    if wanted == "state" and not (isinstance(answer["state"], str) and answer["state"] in RANK):
+        raise ValueError(f"{_where(call)}: state {answer['state']!r} is none of {', '.join(RANK)}")
 
 
 def _told(answer: Any) -> Any:
@@ -117,12 +131,12 @@ def register_operations(events: Iterable[Event]) -> list[Operation]:
     """The calls of a history on registers, for histories of other systems: `value` is {"key", "value"}, or the value
     alone where there is one register; a read is answered by what it saw, a cas has [old, new] for its value and is
     answered by true or false. An answer may repeat what was asked. Raises ValueError."""
+    found = _operations(events, REGISTER_OPS)
+    keys = _Keys([call for call, _, _ in found])
     made = []
-    for call, answer, returned in _operations(events, REGISTER_OPS):
-        keyed = isinstance(call.value, dict) and "key" in call.value
-        key, value = (call.value["key"], call.value.get("value")) if keyed else ("", call.value)
-        repeated = keyed and isinstance(answer, dict) and answer.get("key") == key and "value" in answer
-        result = answer["value"] if repeated else answer
+    for call, answer, returned in found:
+        key, value = keys.asked(call)
+        result = keys.answered(call, key, value, answer) if returned is not None else answer
         if call.op == "cas":
             if not isinstance(value, list) or len(value) != 2:
                 raise ValueError(f"{_where(call)}: a cas has [old, new] for its value, not {value!r}")
@@ -132,6 +146,46 @@ def register_operations(events: Iterable[Event]) -> list[Operation]:
                 raise ValueError(f"{_where(call)}: a cas is answered by true or false, not {result!r}")
         made.append(_operation(call, frozen(key), value, result, returned))
     return made
+
+
+class _Keys:
+    """How a history names its registers: {"key", "value"} in every call, or [key, value] as jepsen.independent has it,
+    or not at all. Raises ValueError for a call or an answer that does otherwise."""
+
+    def __init__(self, calls: Sequence[Event]) -> None:
+        self._named = any(isinstance(call.value, dict) and "key" in call.value for call in calls)
+        reads = [call.value for call in calls if call.op == "read"]
+        self._paired = not self._named and bool(reads) and all(_pair(v) and v[1] is None for v in reads)
+
+    def asked(self, call: Event) -> tuple[Any, Any]:
+        """The key of a call ("" where there is one register) and its value."""
+        if self._named:
+            if not (isinstance(call.value, dict) and "key" in call.value):
+                raise ValueError(f"{_where(call)}: its value {call.value!r} names no key, though others do")
+            return call.value["key"], call.value.get("value")
+        if self._paired:
+            if not _pair(call.value):
+                raise ValueError(
+                    f"{_where(call)}: its value {call.value!r} is no [key, value], as others are"
+                )
+            return call.value[0], call.value[1]
+        return "", call.value
+
+    def answered(self, call: Event, key: Any, value: Any, answer: Any) -> Any:
+        """What was answered; an answer may repeat the key, and what was written."""
+        if self._paired and _pair(answer):
+            answer = {"key": answer[0], "value": answer[1]}
+        if (self._named or self._paired) and isinstance(answer, dict) and "value" in answer:
+            if frozen(answer.get("key", key)) != frozen(key):
+                raise ValueError(f"{_where(call)}: its answer speaks of key {answer['key']!r}, not {key!r}")
+            answer = answer["value"]
+            if call.op == "write" and answer is not None and frozen(answer) != frozen(value):
+                raise ValueError(f"{_where(call)}: it wrote {value!r}, its answer says {answer!r}")
+        return answer
+
+
+def _pair(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2
 
 
 def _where(call: Event) -> str:
@@ -151,10 +205,14 @@ def _operation(call: Event, key: Hashable, value: Any, result: Any, returned: fl
 
 
 def _operations(events: Iterable[Event], ops: Collection[str]) -> list[tuple[Event, Any, float | None]]:
-    """Call, answer, and when it came. A `fail`ed call did not happen; one without an end may have."""
+    """Call, answer, and when it came. A `fail`ed call did not happen; one without an end may have. Where times are
+    equal, the order of the lines decides."""
     calls: dict[int, Event] = {}
     ends: dict[int, Event] = {}
-    for event in events:
+    last = float("-inf")
+    for event in sorted(events, key=lambda event: event.t):
+        last = event.t if event.t > last else nextafter(last, float("inf"))
+        event = replace(event, t=last)  # type: ignore[arg-type]  # noqa: PLW2901 - the same event, a hair later
         if event.op in ops:
             if event.kind == "invoke":
                 calls[event.id] = event
@@ -163,11 +221,11 @@ def _operations(events: Iterable[Event], ops: Collection[str]) -> list[tuple[Eve
     found: list[tuple[Event, Any, float | None]] = []
     for number, call in calls.items():
         end = ends.get(number)
+        if end is not None and end.t < call.t:
+            raise ValueError(f"{_where(call)}: its answer came before it, at {end.t}")
         if end is not None and end.kind == "fail":
             continue
         if end is not None and end.kind == "ok":
-            if end.t < call.t:
-                raise ValueError(f"{_where(call)}: its answer came before it, at {end.t}")
             found.append((call, end.value, end.t))
         elif call.op not in {"status", "wait", "read"}:  # a read without an answer says nothing
             found.append((call, None, None))

@@ -56,10 +56,12 @@ class Model(Protocol):
 
 
 def frozen(value: Any) -> Hashable:
-    """Any JSON as something that can be compared and remembered."""
+    """Any JSON as something that can be compared and remembered: true is not 1, and an object no list of pairs."""
+    if isinstance(value, bool):
+        return ("bool", value)
     if isinstance(value, list | tuple):
-        return tuple(frozen(one) for one in value)
+        return ("list", *(frozen(one) for one in value))
     if isinstance(value, dict):
-        return tuple(sorted((name, frozen(one)) for name, one in value.items()))
+        return ("object", frozenset((name, frozen(one)) for name, one in value.items()))
     same: Hashable = value
     return same

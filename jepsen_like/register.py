@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from typing import Any
 
 from jepsen_like.operation import Operation, frozen
@@ -63,19 +65,41 @@ class Register:
         ]
 
     def impossible(self, operations: Sequence[Operation]) -> int:
-        """See Model: a value out of nowhere."""
+        """See Model: a value out of nowhere, or one that was written once and is gone for certain."""
         made = {_holding(None), *(_holding(op.value) for op in operations if op.action == "write")}
         made |= {_holding(op.value[1]) for op in operations if op.action == "cas"}
         for number, op in enumerate(operations):
             if op.action == "read" and op.returned is not None and _holding(op.result) not in made:
                 return -1 if self.initial == ANY else number
-        return -1
+        return -1 if self.initial == ANY else _stale(operations)
 
     def anywhere(self) -> Register:
         """See Model."""
         return Register(ANY)
 
 
+def _stale(operations: Sequence[Operation]) -> int:
+    """A read of a value that was written once, after a later write was over: it must have been gone. -1: there is none.
+    Found at once, however many clients there are."""
+    makers: dict[Hashable, list[Operation]] = {_holding(None): []}
+    for op in operations:
+        if op.action != "read":
+            makers.setdefault(_holding(op.value[1] if op.action == "cas" else op.value), []).append(op)
+    sure = sorted(
+        (op for op in operations if op.returned is not None and (op.action == "write" or op.result is True)),
+        key=lambda op: op.invoked,
+    )
+    first_over = list(accumulate((op.returned or 0 for op in reversed(sure)), min))[::-1]
+    began = [op.invoked for op in sure]
+    for number, op in enumerate(operations):
+        made = makers.get(_holding(op.result), []) if op.action == "read" and op.returned is not None else []
+        if len(made) == 1 and made[0].returned is not None:
+            later = bisect_right(began, made[0].returned)
+            if later < len(sure) and first_over[later] < op.invoked:
+                return number
+    return -1
+
+
 def _holding(value: Any) -> Hashable:
-    """The state of a register with `value`; values may be any JSON, and True is not 1."""
-    return ("none",) if value is None else ("value", isinstance(value, bool), frozen(value))
+    """The state of a register with `value`; values may be any JSON."""
+    return ("none",) if value is None else ("value", frozen(value))

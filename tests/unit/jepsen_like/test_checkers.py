@@ -78,6 +78,7 @@ def good() -> tuple[list[Event], Evidence]:
     ]
     states = [{"type": "state", "index": 4, "hash": "h4"}]
     view = {"wc": {"state": "SUCCEEDED", "counters": {"mr:x": 1}, "reruns": {}, "attempts": 3}}
+    view["dead"] = {"state": "CANCELLED", "counters": {}, "reruns": {}, "attempts": 0}
     evidence = Evidence(
         jobs=[
             Job(

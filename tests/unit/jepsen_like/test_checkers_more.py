@@ -10,11 +10,13 @@ import pytest
 
 from jepsen_like import checkers
 from jepsen_like import checkers_access as access
+from jepsen_like import checkers_attempts as attempts
+from jepsen_like import checkers_clients as clients
 from jepsen_like import checkers_consensus as consensus
 from jepsen_like import checkers_data as data
 from jepsen_like import checkers_limits as limits
 from jepsen_like import checkers_refusals as refusals
-from jepsen_like.evidence import Evidence, Master, Worker
+from jepsen_like.evidence import Evidence, Job, Master, Worker
 from jepsen_like.history import Event
 from jepsen_like.verdict import Outcome, Verdict
 from tests.unit.jepsen_like.test_checkers import BAD, call, event, good, line, master, ran
@@ -74,7 +76,119 @@ def damaged(how: str) -> Event:
     return event(3.9, "hurt", "damaged-map-output", {"damaged": [what]}, id=72, who="nemesis")
 
 
+def job(evidence: Evidence, id: str) -> Job:
+    return next(one for one in evidence.jobs if one.id == id)
+
+
+def lines(evidence: Evidence, what: str) -> list[dict[str, Any]]:
+    """Of all workers' journals."""
+    return [line for worker in evidence.workers for line in worker.journal if line["what"] == what]
+
+
+def reduces(evidence: Evidence) -> dict[str, Any]:
+    """The line of the reduce that began with what it had fetched."""
+    return next(line for line in lines(evidence, "begun") if ".r-" in line["attempt"])
+
+
 MORE: list[tuple[str, Callable[..., Verdict], Spoil, str]] = [
+    (
+        "T8 a job that a client saw succeed is cancelled in the end",
+        clients.linearizable,
+        lambda h, e: job(e, "wc").status.update(state="CANCELLED"),
+        "'wc'",
+    ),
+    (
+        "C9 a job that was seen, though its submit was never answered, is gone in the end",
+        clients.linearizable,
+        lambda h, e: (
+            h.extend(call(93, 3, "submit", "ghost", {}, "info")),
+            h.extend(call(94, 4, "status", "ghost", {"state": "RUNNING"})),
+            e.jobs.append(Job(id="ghost")),
+        ),
+        "'ghost'",
+    ),
+    (
+        "C6 all masters show another end than the cluster says",
+        consensus.views,
+        lambda h, e: [m.view["dead"].update(state="SUCCEEDED") for m in e.masters],
+        "shows dead as SUCCEEDED",
+    ),
+    (
+        "C6 a master lacks a job",
+        consensus.views,
+        lambda h, e: e.masters[1].view.pop("wc"),
+        "shows wc as nothing",
+    ),
+    (
+        "C2 a log with entries of a term that its disk does not know",
+        consensus.logs,
+        lambda h, e: [m.dump[0].update(term=0) for m in e.masters],
+        "its disk knows term 0",
+    ),
+    (
+        "C3 a log that ends before it says",
+        consensus.logs,
+        lambda h, e: e.masters[0].dump[0].update(last=99),
+        "its log ends at 99",
+    ),
+    (
+        "T2 an attempt is written before it begins",
+        attempts.granted,
+        lambda h, e: lines(e, "begun")[0].update(t=int(60e9)),
+        "and begun at 60.000 s",
+    ),
+    (
+        "T9 a reduce merged what nobody wrote",
+        attempts.barrier,
+        lambda h, e: reduces(e).update(runs=[[0, 9]]),
+        "attempt 9 of map 0, which nobody has written",
+    ),
+    (
+        "T9 a reduce merged one map twice",
+        attempts.barrier,
+        lambda h, e: reduces(e).update(runs=[*reduces(e)["runs"], *reduces(e)["runs"]]),
+        "merged map 0 more than once",
+    ),
+    (
+        "D3 a job that succeeded has no manifest",
+        data.manifests,
+        lambda h, e: setattr(job(e, "wc"), "manifest", None),
+        "has no manifest",
+    ),
+    (
+        "D3 a file is listed twice",
+        data.manifests,
+        lambda h, e: job(e, "wc").manifest["files"].append(dict(job(e, "wc").manifest["files"][0])),
+        "2 times",
+    ),
+    (
+        "D5 a cancelled job was seen published",
+        data.visibility,
+        lambda h, e: h.append(event(9, "note", "published", {"job": "dead"})),
+        "is CANCELLED",
+    ),
+    (
+        "T10 a task too many",
+        clients.conservation,
+        lambda h, e: h.extend(
+            call(95, 3, "status", "wc", {"state": "RUNNING", "tasks": [[0, "map", 3, 3, 0, 0]]})
+        ),
+        "and now 3",
+    ),
+    (
+        "T10 less than nothing waits",
+        clients.conservation,
+        lambda h, e: h.extend(
+            call(96, 3, "status", "x", {"state": "RUNNING", "tasks": [[0, "map", 2, -1, 1, 2]]})
+        ),
+        "make 2",
+    ),
+    (
+        "C10 a submit is answered with another job",
+        clients.requests,
+        lambda h, e: h.extend(call(97, 3, "submit", "y", {"job": "z", "existed": False})),
+        "was answered with z",
+    ),
     (
         "C2 a leader whom nobody's disk has voted for",
         consensus.votes,

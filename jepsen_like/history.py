@@ -133,6 +133,11 @@ def parse(lines: Iterable[str]) -> Iterator[Event]:
         yield event
 
 
+def _printable(name: str) -> str:
+    """A name that may be shown on a terminal, whoever wrote it."""
+    return name if name.isprintable() else name.encode("unicode_escape").decode("ascii")
+
+
 def _no_number(text: str) -> Any:
     raise ValueError(f"{text} is no number of JSON")
 
@@ -149,7 +154,7 @@ def _event(fields: Any, number: int, open_calls: dict[str, int]) -> Event:
             raise ValueError(f"line {number} has no {name!r}")
         if not isinstance(own[name], types) or isinstance(own[name], bool):
             raise ValueError(f"line {number}: {name} is {own[name]!r}")
-    kind, process = str(own["kind"]), str(own["process"])
+    kind, process = str(own["kind"]), _printable(str(own["process"]))
     if kind not in KINDS:
         raise ValueError(f"line {number}: kind {kind!r} is none of {', '.join(KINDS)}")
     id = own.get("id")
@@ -168,8 +173,8 @@ def _event(fields: Any, number: int, open_calls: dict[str, int]) -> Event:
         t=own["t"],
         process=process,
         kind=kind,
-        op=str(own["op"]),
+        op=_printable(str(own["op"])),
         value=own.get("value"),
-        node=str(node),
+        node=_printable(str(node)),
         id=id,
     )

@@ -104,14 +104,17 @@ def verify(session: Session, what: Path) -> int:
         )
     try:
         events = history.read(file)
-        kept = file.with_name("evidence.json")
-        found = evidence.load(kept) if kept.is_file() and what.is_dir() else None
     except UnicodeDecodeError as error:
         raise Usage(f"{file} is no text: {error}", next="a history is JSON lines") from None
     except ValueError as error:
         raise Usage(f"{file}: {error}", next="jepsen_like/history.py says what a line holds") from None
     except OSError as error:
         raise Usage(f"cannot read {file}: {error.strerror}") from None
+    kept = file.with_name("evidence.json")
+    try:
+        found = evidence.load(kept) if kept.is_file() and what.is_dir() else None
+    except (OSError, ValueError) as error:
+        raise Usage(str(error), next="jepsen_like/evidence.py says what it holds") from None
     verdicts = checkers.judge(events, found)
     config = read_config(what) if found else RunConfig(seed=0)
     if found is None:

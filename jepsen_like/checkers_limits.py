@@ -65,7 +65,8 @@ def starvation(history: Sequence[Event], evidence: Evidence) -> Verdict:
     """T13: no job that could run waits for STARVED_S while others pass it STARVED_TURNS times, unless something hurt
     meanwhile: from its acceptance to its first attempt, and from one thing that happened to it to the next, to its end.
     It is passed when it has waited for FIRST_S and another job, which has not, begins an attempt: where there are too
-    many jobs, all of them wait. What is cleaned up after a job's end may wait for all who still work."""
+    many jobs, all of them wait. A new leader counts anew. What is cleaned up after a job's end may wait for all who still
+    work."""
     begun: dict[str, list[int]] = defaultdict(list)
     alive: dict[str, list[int]] = defaultdict(list)
     for worker in evidence.workers:
@@ -76,14 +77,15 @@ def starvation(history: Sequence[Event], evidence: Evidence) -> Verdict:
             if line["what"] == "begun":
                 begun[line["job"]].append(line["t"])
     accepted = {e.value["job"]: e.t for e in reversed(history) if e.op == "submit" and e.kind == "ok"}
-    hurts = list(_hurts(history))
+    hurts, elected = list(_hurts(history)), list(_elected(history))
     lasted = {job.id: _lasted_ns(job) for job in evidence.jobs}
     for times in begun.values():
         times.sort()
     wrong = []
     for job, at in accepted.items():
         times = sorted([at, *(t for t in alive[job] if at < t <= at + lasted.get(job, 0))])
-        for since, until in zip(times, [*times[1:], 0], strict=True):
+        for last, until in zip(times, [*times[1:], 0], strict=True):
+            since = max([last, *(t for t in elected if last < t < until)])
             if (until - since) / 1e9 <= STARVED_S or any(a <= until and since <= b for a, b in hurts):
                 continue
             passed = sum(_passes(begun | {job: []}, accepted, since + int(FIRST_S * 1e9), until))
@@ -93,6 +95,15 @@ def starvation(history: Sequence[Event], evidence: Evidence) -> Verdict:
                     f" waited so long began {passed} attempts"
                 )
     return verdict("nobody starves", ("T13",), wrong, {"jobs": len(accepted)}, needs="jobs")
+
+
+def _elected(history: Sequence[Event]) -> Iterator[int]:
+    """When a leader of a newer term was first seen."""
+    term = 0
+    for event in history:
+        if event.op == "master" and event.value.get("role") == "leader" and event.value["term"] > term:
+            term = event.value["term"]
+            yield event.t
 
 
 def _passes(

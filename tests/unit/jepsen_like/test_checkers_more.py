@@ -456,6 +456,11 @@ FINE: list[tuple[str, Callable[..., Verdict], Spoil]] = [
         lambda h, e: starved(e, 70, jobs=35),
     ),
     (
+        "T13 a new leader counts anew",
+        limits.starvation,
+        lambda h, e: (starved(e, 80), h.append(master(58, "b", "leader", 9, 9))),
+    ),
+    (
         "T13 something hurt meanwhile",
         limits.starvation,
         lambda h, e: (starved(e, 40), h.append(event(40, "hurt", "halves", {}, id=77))),

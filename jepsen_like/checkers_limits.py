@@ -65,8 +65,8 @@ def starvation(history: Sequence[Event], evidence: Evidence) -> Verdict:
     """T13: no job that could run waits for STARVED_S while others pass it STARVED_TURNS times, unless something hurt
     meanwhile: from its acceptance to its first attempt, and from one thing that happened to it to the next, to its end.
     It is passed when it has waited for FIRST_S and another job, which has not, begins an attempt: where there are too
-    many jobs, all of them wait. A new leader counts anew. What is cleaned up after a job's end may wait for all who still
-    work."""
+    many jobs, all of them wait. A new leader counts anew. What is cleaned up after a job's end may wait for all who
+    still work."""
     begun: dict[str, list[int]] = defaultdict(list)
     alive: dict[str, list[int]] = defaultdict(list)
     for worker in evidence.workers:

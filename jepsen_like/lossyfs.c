@@ -26,7 +26,8 @@
 
 enum kind { DATA, MADE, MADE_DIR, GONE, GONE_DIR, MOVED };
 
-/* How to undo one change. DATA: of the file `ino`. The others: of the directory `ino` (MOVED: also of `other`). */
+/* How to undo one change. DATA: of the file `ino`. The others: of the directory `ino` (MOVED: also of
+ * `other`; GONE_DIR: `other` was the directory itself). */
 struct undo {
     struct undo *older, *newer;
     enum kind kind;
@@ -165,6 +166,23 @@ static void synced_file(ino_t ino)
     }
 }
 
+/* A directory that is durably gone takes its names with it: what went out of it before, from `u` on, never comes back. */
+static void forget_within(struct undo *u, ino_t ino)
+{
+    for (struct undo *older; u; u = older) {
+        older = u->older;
+        if (u->kind == DATA || u->ino != ino)
+            continue;
+        if (u->kind == GONE)
+            unlink(u->was);
+        if (u->kind == GONE_DIR) {
+            forget_within(older, u->other);
+            older = u->older;
+        }
+        drop(u);
+    }
+}
+
 static void synced_directory(ino_t ino)
 {
     for (struct undo *u = newest, *older; u; u = older) {
@@ -172,6 +190,10 @@ static void synced_directory(ino_t ino)
         if (u->kind != DATA && (u->ino == ino || (u->kind == MOVED && u->other == ino))) {
             if (u->kind == GONE)
                 unlink(u->was);
+            if (u->kind == GONE_DIR) {
+                forget_within(older, u->other);
+                older = u->older;
+            }
             drop(u);
         }
     }
@@ -449,7 +471,10 @@ static int fs_rmdir(const char *path)
     struct stat st;
     if (lstat(full.at, &st) || rmdir(full.at))
         return -errno;
-    LOCKED(remember_name(GONE_DIR, full.at, NULL, st.st_mode));
+    pthread_mutex_lock(&lock);
+    remember_name(GONE_DIR, full.at, NULL, st.st_mode);
+    newest->other = st.st_ino;
+    pthread_mutex_unlock(&lock);
     return 0;
 }
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -152,3 +154,24 @@ async def test_a_blob_that_was_taken_survives_a_power_cut(disk):
     blobs.open()
     assert await blobs.read_all(digest) == b"code"
     blobs.close()
+
+
+def test_a_disk_that_was_emptied_and_used_anew_does_not_remember_what_was_there_before(
+    disk: lossy.LossyDisk,
+) -> None:
+    """FC20, then FC5: the damaged state of a replaced disk must not come back with a power cut."""
+    folder = disk.mount / "raft"
+    folder.mkdir()
+    DataDir(folder, "a", ("a",)).close()
+    for entry in disk.mount.iterdir():
+        shutil.rmtree(entry)
+    for number in range(8):
+        (disk.mount / f"{number}").mkdir()  # takes the inode numbers that were given back
+    folder.mkdir()
+    second = DataDir(folder, "a", ("a",))
+    second.become(replace(second.identity, generation=1, cluster_id="X"))
+    second.close()
+    disk.lose()
+    again = DataDir(folder, "a", ("a",))
+    assert again.identity == second.identity
+    again.close()

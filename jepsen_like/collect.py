@@ -39,7 +39,6 @@ class Collector:
     def __init__(self, home: Path, zero: int) -> None:
         self.home, self.zero = home, zero
         self.evidence = Evidence()
-        self._hashes: dict[str, dict[str, str]] = {}  # job -> input file -> sha256, before it ran
         self._staging: dict[str, str] = {}  # job -> the pattern of its staging place
 
     def expect(self, works: Iterable[Work]) -> None:

@@ -78,6 +78,7 @@ class WorkerTwin(Fault):
     def __init__(self) -> None:
         self._server: Server | None = None
         self._twin: subprocess.Popen[bytes] | None = None
+        self._home = Path()
         self._joined = False
         self._first: int | None = None  # how the first one ended
 
@@ -88,7 +89,7 @@ class WorkerTwin(Fault):
         if not server.alive:
             raise Missed(f"{id} is down")
         process = server.process
-        self._home.mkdir()
+        self._home = Path(tempfile.mkdtemp(prefix="twin-", dir=server.home))
         with contextlib.closing(Control(self._home / "control")):
             pass
         with (self._home / "log").open("wb") as said:
@@ -104,18 +105,13 @@ class WorkerTwin(Fault):
         return {"node": id, "pid": server.pid, "twin": self._twin.pid, "joined": self._joined}
 
     @property
-    def _home(self) -> Path:
-        assert self._server is not None  # hurt begins with it
-        return self._server.home / "twin"
-
-    @property
     def _journal(self) -> bytes:
         file = self._home / "work" / "journal.jsonl"
         return file.read_bytes() if file.exists() else b""
 
     def _command(self, place: Place) -> list[str]:
         """That of the first, with a disk, a port and a page of its own."""
-        assert self._server is not None  # see _home
+        assert self._server is not None  # hurt begins with it
         argv = list(self._server.argv)
         address = place.addresses[self._server.id]
         for flag, value in {

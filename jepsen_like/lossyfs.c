@@ -166,36 +166,21 @@ static void synced_file(ino_t ino)
     }
 }
 
-/* A directory that is durably gone takes its names with it: what went out of it before, from `u` on, never comes back. */
-static void forget_within(struct undo *u, ino_t ino)
+/* The names of directory `ino` are durable, from the change `u` back. A directory that is durably gone takes what went out
+ * of it before with it: that never comes back. */
+static void settle_names(struct undo *u, ino_t ino)
 {
     for (struct undo *older; u; u = older) {
         older = u->older;
-        if (u->kind == DATA || u->ino != ino)
+        if (u->kind == DATA || !(u->ino == ino || (u->kind == MOVED && u->other == ino)))
             continue;
         if (u->kind == GONE)
             unlink(u->was);
         if (u->kind == GONE_DIR) {
-            forget_within(older, u->other);
+            settle_names(older, u->other);
             older = u->older;
         }
         drop(u);
-    }
-}
-
-static void synced_directory(ino_t ino)
-{
-    for (struct undo *u = newest, *older; u; u = older) {
-        older = u->older;
-        if (u->kind != DATA && (u->ino == ino || (u->kind == MOVED && u->other == ino))) {
-            if (u->kind == GONE)
-                unlink(u->was);
-            if (u->kind == GONE_DIR) {
-                forget_within(older, u->other);
-                older = u->older;
-            }
-            drop(u);
-        }
     }
 }
 
@@ -423,7 +408,7 @@ static int fs_fsyncdir(const char *path, int data_only, struct fuse_file_info *f
     (void)data_only, (void)fi;
     CHANGES;
     if (path)
-        LOCKED(synced_directory(inode(real(path).at)));
+        LOCKED(settle_names(newest, inode(real(path).at)));
     return 0;
 }
 

@@ -210,14 +210,13 @@ def _operations(events: Iterable[Event], ops: Collection[str]) -> list[tuple[Eve
     calls: dict[int, Event] = {}
     ends: dict[int, Event] = {}
     last = float("-inf")
-    for event in sorted(events, key=lambda event: event.t):
+    for event in sorted((event for event in events if event.op in ops), key=lambda event: event.t):
         last = event.t if event.t > last else nextafter(last, float("inf"))
         event = replace(event, t=last)  # type: ignore[arg-type]  # noqa: PLW2901 - the same event, a hair later
-        if event.op in ops:
-            if event.kind == "invoke":
-                calls[event.id] = event
-            elif event.kind in {"ok", "fail", "info"}:
-                ends[event.id] = event
+        if event.kind == "invoke":
+            calls[event.id] = event
+        elif event.kind in {"ok", "fail", "info"}:
+            ends[event.id] = event
     found: list[tuple[Event, Any, float | None]] = []
     for number, call in calls.items():
         end = ends.get(number)

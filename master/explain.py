@@ -135,8 +135,8 @@ def _waiting(table: TaskTable, leader: Leader | None, job: Job) -> cluster_pb2.E
 def _pausing(job: Job, now_ms: int) -> cluster_pb2.Explanation | None:
     """A task of it waits, because it failed again and again by no fault of the job."""
     for task, story in reversed(job.failures.items()):
-        left_ms = paused_ms(job, task) - now_ms
-        if left_ms > 0:
+        left_ms = paused_ms(job, task, now_ms)
+        if left_ms:
             last = job_pb2.Failure.FromString(story[-1].failure)
             return _because(
                 "TASKS_RETRIED",

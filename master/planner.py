@@ -132,7 +132,7 @@ def _ready(
             ReadyTask(TaskKey(job.id, step, kind, index), (), frozenset(job.bars(kind)))
             for step, kind, tasks in job.runnable()
             for index in tasks.idle(most)
-            if paused_ms(job, TaskKey(job.id, step, kind, index)) <= now.now_ms
+            if not paused_ms(job, TaskKey(job.id, step, kind, index), now.now_ms)
         ]
     step = job.current
     if job.step == 0 and step.maps.count and not now.planned(job):
@@ -151,14 +151,15 @@ def _rested(job: Job, now: Situation, kind: int, most: int) -> list[int]:
         for task, story in job.failures.items()
         if (task.step, task.kind) == (job.step, kind)
         and story[-1].ended_ms + LONGEST_PAUSE_MS > now.now_ms  # which is cheap to see
-        and paused_ms(job, task) > now.now_ms
+        and paused_ms(job, task, now.now_ms)
     }
     tasks = job.current.maps if kind == MAP else job.current.reduces
     return [index for index in tasks.idle(most + len(waiting)) if index not in waiting][:most]
 
 
-def paused_ms(job: Job, task: TaskKey) -> int:
-    """Until when the task waits after its last failures, on the leader's wall clock; 0 when it need not."""
+def paused_ms(job: Job, task: TaskKey, now_ms: int) -> int:
+    """How long the task still waits after its last failures; 0 when it need not. The end of a failure that another
+    leader, whose clock was far ahead, put into the log holds nothing up (FC21)."""
     times = 0
     story = job.failures.get(task, ())
     for ended in reversed(story):
@@ -167,7 +168,8 @@ def paused_ms(job: Job, task: TaskKey) -> int:
         times += 1
     if times < 2:
         return 0
-    return story[-1].ended_ms + min(LONGEST_PAUSE_MS, FIRST_PAUSE_MS << times - 2)
+    left_ms = story[-1].ended_ms + min(LONGEST_PAUSE_MS, FIRST_PAUSE_MS << times - 2) - now_ms
+    return left_ms if 0 < left_ms <= LONGEST_PAUSE_MS else 0
 
 
 def reduces_allowed(job: Job, config: LeaderConfig, total_slots: int, early: int) -> int:

@@ -86,7 +86,10 @@ def ended(cluster: Cluster, name: str, *, within_s: float = WAIT_S) -> int:
 
 
 def refusal(cluster: Cluster, name: str, *more: str, within_s: float = WAIT_S) -> tuple[int, str]:
-    """Starts a stopped master that refuses: its exit status, and what it wrote to stderr meanwhile."""
+    """Starts a stopped master that refuses: its exit status, and what it wrote to stderr meanwhile.
+
+    One that does not refuse is killed before the test fails, so that the next has its port.
+    """
     server = cluster.masters[name]
     before = len(server.log.read_text())
     argv, server.argv = server.argv, [*server.argv, *more]
@@ -95,6 +98,7 @@ def refusal(cluster: Cluster, name: str, *more: str, within_s: float = WAIT_S) -
         status = ended(cluster, name, within_s=within_s)
     finally:
         server.argv = argv
+        cluster.kill(name)
     return status, server.log.read_text()[before:]
 
 

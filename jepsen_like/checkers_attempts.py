@@ -21,9 +21,10 @@ from jepsen_like.history import Event
 from jepsen_like.verdict import Verdict
 
 _NAME = re.compile(r"(\d+)\.([a-z])-(\d+)\.a(\d+)")
-# While a worker's disk fails, its journal may lack lines; then nothing is concluded from a line that is missing.
 FIRST_ANSWER_NS = 4_000_000_000  # a worker repeats its report after 5 s
+# While a worker's disk fails, its journal may lack lines; then nothing is concluded from a line that is missing.
 _DISK_FAULTS = ("disk", "full", "read-only", "eio", "enospc", "inode")
+_ELSEWHERE = frozenset({"output-disk-full"})  # no journal lies there
 
 
 @dataclass(slots=True)
@@ -102,7 +103,8 @@ def one_winner(history: Sequence[Event], evidence: Evidence) -> Verdict:
         winners = [one for one in tried if one.accepted]
         counted += bool(winners)
         for earlier, later in pairwise(winners):
-            if not (earlier.is_map and lost.get((job, task, earlier.number))):
+            won = _exact_index(evidence, earlier)
+            if not (earlier.is_map and any(i >= won for i in lost.get((job, task, earlier.number), ()))):
                 wrong.append(
                     f"{earlier.name} and {later.name} were both accepted, and nothing was lost in between"
                 )
@@ -111,26 +113,40 @@ def one_winner(history: Sequence[Event], evidence: Evidence) -> Verdict:
 
 
 def granted(history: Sequence[Event], evidence: Evidence) -> Verdict:
-    """T2, T5: what is accepted was assigned to, begun and written by that life of that worker; nothing begins twice."""
-    blind = any(word in e.op for e in history if e.kind == "hurt" for word in _DISK_FAULTS)
+    """T2, T5: what is accepted was assigned to, begun and written by that life of that worker; nothing begins twice,
+    or without an order; no task met a record that no worker began."""
+    blind = _blind(history, evidence)
     wrong, counted = [], 0
     marks: dict[tuple[str, str, int], int] = defaultdict(int)
     for mark in evidence.marks:
         marks[mark.job, mark.task, mark.attempt] += 1
-    for tried in attempts(evidence).values():
+    tasks = attempts(evidence)
+    for tried in tasks.values():
         for one in tried:
             counted += len(one.begun)
             if len(one.begun) > 1:
                 where = ", ".join(f"{w} at {t / 1e9:.3f} s" for w, _, t in one.begun)
                 wrong.append(f"{one.name} began {len(one.begun)} times: {where}")
             wrong += _out_of_order(one)
-            if one.accepted and not blind:
-                lives = {(w, life) for w, life, _ in one.written}
-                wrong += [
-                    f"{one.name} was accepted from {w}, which never wrote it"
-                    for w, life, *_ in one.accepted
-                    if (w, life) not in lives
-                ]
+            lives = {(w, life) for w, life, _ in one.written}
+            wrong += [
+                f"{one.name} was accepted from {w}, which never wrote it"
+                for w, life, *_ in one.accepted
+                if (w, life) not in lives and w not in blind
+            ]
+            ordered = {(w, life) for w, life, _ in one.assigned}
+            wrong += [
+                f"{one.name} began on {w} at {t / 1e9:.3f} s, which that life of it was never told to"
+                for w, life, t in one.begun
+                if (w, life) not in ordered and w not in blind
+            ]
+    if evidence.workers and not blind:
+        begun = {(one.job, one.task, one.number) for tried in tasks.values() for one in tried if one.begun}
+        wrong += [
+            f"{job} {task} attempt {number} met a record, and no worker began it"
+            for job, task, number in marks
+            if (job, _full(task), number) not in begun
+        ]
     wrong += [
         f"{job} {task} attempt {number} met its first record {count} times"
         for (job, task, number), count in marks.items()
@@ -138,6 +154,25 @@ def granted(history: Sequence[Event], evidence: Evidence) -> Verdict:
     ]
     counts = {"begun": counted, "marks": len(evidence.marks)}
     return verdict("attempts are granted", ("T2", "T5"), wrong, counts, needs="begun")
+
+
+def _blind(history: Sequence[Event], evidence: Evidence) -> set[str]:
+    """Workers whose journals may lack lines, because their disks failed."""
+    struck: set[str] = set()
+    masters = {master.id for master in evidence.masters}
+    for event in history:
+        if event.kind != "hurt" or event.op in _ELSEWHERE or not any(w in event.op for w in _DISK_FAULTS):
+            continue
+        node = event.node or (event.value.get("node") if isinstance(event.value, dict) else None)
+        struck |= {node} - masters if node else {worker.id for worker in evidence.workers}
+    return struck
+
+
+def _full(task: str) -> str:
+    """The name of a task in journals, of that which it has in its environment: "m-7" is "0.m-00007"."""
+    step, _, rest = task.rpartition(".")
+    letter, _, index = rest.partition("-")
+    return f"{step or 0}.{letter}-{int(index):05d}" if index.isdigit() else task
 
 
 def _out_of_order(one: Attempt) -> Iterator[str]:
@@ -184,7 +219,7 @@ def no_rerun(history: Sequence[Event], evidence: Evidence) -> Verdict:
 def barrier(history: Sequence[Event], evidence: Evidence) -> Verdict:
     """T9: an accepted reduce has merged one output of every map, none of them replaced before it was written."""
     tasks, lost = attempts(evidence), _losses(evidence)
-    blind = any(word in e.op for e in history if e.kind == "hurt" for word in _DISK_FAULTS)
+    blind = _blind(history, evidence)
     wrong: list[str] = []
     counted = 0
     maps_of: dict[tuple[str, str], int] = defaultdict(int)
@@ -275,9 +310,7 @@ def _losses(evidence: Evidence) -> dict[tuple[str, str, int], list[int]]:
     """(job, task, attempt) of map outputs that the log declares lost -> at which indexes."""
     found: dict[tuple[str, str, int], list[int]] = defaultdict(list)
     for job, event in _events(evidence, "MapOutputLost"):
-        step, _, rest = event["task"].rpartition(".")
-        letter, _, index = rest.partition("-")
-        found[job, f"{step or 0}.{letter}-{int(index):05d}", event["attempt"]].append(event["index"] or 0)
+        found[job, _full(event["task"]), event["attempt"]].append(event["index"] or 0)
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from jepsen_like import linearizability
@@ -21,7 +21,7 @@ from jepsen_like.model import (
 )
 from jepsen_like.operation import Model, Operation
 from jepsen_like.verdict import Outcome, Verdict
-from jepsen_like.workloads import attempts_of, failure_of
+from jepsen_like.workloads import ERRAND, attempts_of, failure_of
 
 ENDS = frozenset({"SUCCEEDED", "FAILED", "CANCELLED"})
 # Faults that cost the leader its office: a run with one of them claims an election.
@@ -80,7 +80,8 @@ def _linear(
 
 
 def acknowledged(history: Sequence[Event], evidence: Evidence) -> Verdict:
-    """C8: every job whose submit was answered exists in the end. C9: one that was only ever refused does not."""
+    """C8: every job whose submit was answered exists in the end. C9: one that was only ever refused does not, and
+    none that nobody asked for."""
     ids = {job.id: job for job in evidence.jobs}
     accepted: dict[str, Event] = {}
     for event in _answers(history, "submit", "ok"):
@@ -102,6 +103,12 @@ def acknowledged(history: Sequence[Event], evidence: Evidence) -> Verdict:
         f"submit of {job} was refused for certain, but the job exists"
         for job in sorted(refused)
         if _there(ids, job)
+    ]
+    asked = {*calls.values(), *_calls(history, "again").values()}
+    wrong += [
+        f"{job.id} exists, and nobody has submitted it"
+        for job in evidence.jobs
+        if job.status and job.id not in asked and not _tried_again(job.id, asked) and ERRAND not in job.id
     ]
     counted = {
         "acknowledged": len(accepted),
@@ -239,7 +246,9 @@ def proofs(history: Sequence[Event], evidence: Evidence) -> Verdict:
     which each comes once, four of five. What was not proven is listed, and counts nowhere as a fault."""
     hurts = {e.id: e for e in history if e.kind == "hurt"}
     proven = {
-        e.id for e in history if e.kind == "proof" and e.value and e.id in hurts and e.t >= hurts[e.id].t
+        e.id
+        for e in history
+        if e.kind == "proof" and _bit(e.value) and e.id in hurts and e.t >= hurts[e.id].t
     }
     heals = {e.id: e.t for e in history if e.kind == "heal"}
     calls = {e.id: e.t for e in history if e.kind == "invoke"}
@@ -268,6 +277,28 @@ def proofs(history: Sequence[Event], evidence: Evidence) -> Verdict:
     return Verdict(checker="faults are proven", outcome=outcome, reason=reason, counted=counted)
 
 
+# Numbers in a proof that count nothing.
+NO_COUNT = frozenset({"pid", "pids", "status", "statuses", "exit", "term", "free blocks", "at", "size"})
+
+
+def _bit(proof: Any) -> bool:
+    """Whether what a fault shows for itself shows anything: of what it has counted, something is more than nothing."""
+    counts = list(_counts(proof))
+    return any(n > 0 for n in counts) if counts else bool(proof)
+
+
+def _counts(value: Any) -> Iterator[float]:
+    if isinstance(value, dict):
+        for name, one in value.items():
+            if name not in NO_COUNT:
+                yield from _counts(one)
+    elif isinstance(value, list):
+        for one in value:
+            yield from _counts(one)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield value
+
+
 def _void(unproven: dict[int, Event], hurts: dict[int, Event], config: Mapping[str, Any]) -> bool:
     if config.get("script") or not config.get("faults"):
         return bool(unproven)
@@ -287,6 +318,11 @@ def _calls(history: Sequence[Event], op: str) -> dict[int, str]:
 
 def _ended(history: Sequence[Event]) -> set[int]:
     return {event.id for event in history if event.kind in {"ok", "fail", "info"}}
+
+
+def _tried_again(id: str, asked: Collection[str]) -> bool:
+    """Whether it is a retry of a job that somebody asked for: its name and "-r1"."""
+    return id.rpartition("-r")[0] in asked
 
 
 def _there(ids: Mapping[str, Job], job: str) -> bool:

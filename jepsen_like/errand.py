@@ -9,7 +9,7 @@ from typing import Any
 
 from jepsen_like import tasks
 from jepsen_like.place import Place
-from jepsen_like.workloads import Work, write_inputs
+from jepsen_like.workloads import ERRAND, Work, write_inputs
 from mr import outcome, submit
 from mr.errors import Error
 
@@ -31,7 +31,7 @@ def run(place: Place, shape: str, over: threading.Event) -> None:
 
 
 def _prepare(place: Place, shape: str) -> submit.Prepared:
-    id = f"errand-{next(_number):04d}"
+    id = f"{ERRAND}-{next(_number):04d}"
     home = place.home / "errands"
     (home / "jobs").mkdir(parents=True, exist_ok=True)
     work = Work(id=id, shape=shape, at_s=0, seed=1, files=2, lines=LINES, reduces=2)
@@ -45,7 +45,7 @@ def _prepare(place: Place, shape: str) -> submit.Prepared:
             inputs=(str(home / shape),),
             output=str(home / "out" / id),
             id=id,
-            flags={"name": "errand", "reduces": work.reduces, **work.flags},
+            flags={"name": ERRAND, "reduces": work.reduces, **work.flags},
         )
     )
 

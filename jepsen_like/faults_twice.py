@@ -124,7 +124,8 @@ class WorkerTwin(Fault):
         return argv
 
     def heal(self, place: Place) -> None:
-        """See Fault. What the twin did belongs to the story of its name."""
+        """See Fault. What the twin did belongs to the story of its name. A first one that still lives may only not
+        have heard yet that it must go: it makes room too."""
         if self._server is None or self._twin is None:
             return
         self._twin.kill()
@@ -132,6 +133,8 @@ class WorkerTwin(Fault):
         with place.hold(self._server.id), (self._server.work_dir / "journal.jsonl").open("ab") as journal:
             journal.write(self._journal)
         shutil.rmtree(self._home, ignore_errors=True)
+        if self._joined:
+            place.kill(self._server.id)
         place.start(self._server.id)
 
     def proof(self, place: Place) -> dict[str, Any] | None:

@@ -12,7 +12,7 @@ import os
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from jepsen_like import checkers, evidence, faults, nemesis, probes, report, tra
 from jepsen_like.clients import SECRET, Clients
 from jepsen_like.collect import Collector, kill_all
 from jepsen_like.evidence import Evidence
+from jepsen_like.faults_state import await_together
 from jepsen_like.history import Event, History
 from jepsen_like.nemesis import Step
 from jepsen_like.place import SETTINGS, Place
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 CALM_S = 120.0
 OWN_LOAD = 3.0  # processes a processor: more than one cluster in its storm was ever seen to want on two
 SLOWEST = 5.0
+TOGETHER_S = 30.0  # from the calm's end until every master has all that the leader has
 Say = Callable[[str], None]
 
 
@@ -198,6 +200,8 @@ def _attack(config: RunConfig, place: Place, folder: Path, history: History, say
         other.join(60)
     collector.expect_scenes(dict(scenes.expected))
     _calm(place, history, collector, clients.deadline)
+    for text in absent(place, slower):
+        history.record("nemesis", "note", "broken", text)
     reader.stop()
     _gather(place, folder, collector, watcher, say)
     place.keep_outputs()
@@ -233,6 +237,20 @@ def _calm(place: Place, history: History, collector: Collector, deadline: float)
     collector.evidence.unfinished = left
     collector.evidence.calm_s = (history.now() - began) / 1e9
     history.record("run", "note", "calm", {"unfinished": left})
+
+
+def absent(place: Place, slower: float) -> Iterator[str]:
+    """Servers that are not there in the end, or have not caught up, though nothing hurts any more (C14)."""
+    for id, server in place.servers.items():
+        if not server.alive:
+            status = server.process.returncode if server.process else None
+            said = server.log_tail(1).strip()
+            yield f"{id} ended with status {status} after the last heal; its log ends with: {said[:300]}"
+    if all(server.alive for server in place.masters.values()):
+        try:
+            await_together(place, TOGETHER_S * slower)
+        except Error as error:
+            yield f"nothing hurts, and {error}"
 
 
 def _state(job: Any) -> str:

@@ -31,6 +31,7 @@ WORDS = [
     "höchste",
     "wall",
 ]
+ERRAND = "errand"  # how jobs that faults submit themselves are called: see errand.py
 # shape -> weight; the long one is drawn by hand
 MIX = {"wordcount": 3.0, "tiny": 3.0, "sort": 2.0, "index": 2.0, "skew": 1.0, "flaky": 1.0, "poison": 0.5}
 # shape -> the causes that tell the truth of its failure, and a word of the message

@@ -523,6 +523,15 @@ def test_the_base_of_a_log_is_a_place_and_no_content() -> None:
             "an empty proof",
             lambda h: [event(3, "proof", "kill-worker", None, id=10) if e.kind == "proof" else e for e in h],
         ),
+        (
+            "a proof that counts nothing",
+            lambda h: [
+                event(3, "proof", "kill-worker", {"packets": {"a": 0, "b": 0}, "pid": 9}, id=10)
+                if e.kind == "proof"
+                else e
+                for e in h
+            ],
+        ),
         ("no fault at all", lambda h: [e for e in h if e.process != "nemesis"]),
         (
             "no election",
@@ -573,6 +582,24 @@ def test_what_must_be_proven(
     history.sort(key=lambda e: e.t)
     verdict = clients.proofs(history, evidence)
     assert (verdict.outcome is Outcome.UNKNOWN) is void, verdict.reason
+
+
+@pytest.mark.parametrize(
+    "proof",
+    [
+        {"free blocks": 0},
+        {"status": -9},
+        {"bytes": 0, "cuts": 1},
+        {"damaged": [{"file": "x", "how": "flip", "at": 0, "size": 0}], "refused": ""},
+        {"from": "a", "to": "b", "term": 0},
+    ],
+    ids=str,
+)
+def test_what_counts_nothing_may_still_be_a_proof(proof: dict[str, Any]) -> None:
+    """A disk is full when no block is free."""
+    history, evidence = good()
+    history = [event(3, "proof", "kill-worker", proof, id=10) if e.kind == "proof" else e for e in history]
+    assert clients.proofs(history, evidence).outcome is Outcome.VALID
 
 
 def test_no_evidence_is_unknown_not_valid() -> None:

@@ -16,10 +16,10 @@ from jepsen_like import checkers_consensus as consensus
 from jepsen_like import checkers_data as data
 from jepsen_like import checkers_limits as limits
 from jepsen_like import checkers_refusals as refusals
-from jepsen_like.evidence import Evidence, Job, Master, Worker
+from jepsen_like.evidence import Evidence, Job, Mark, Master, Worker
 from jepsen_like.history import Event
 from jepsen_like.verdict import Outcome, Verdict
-from tests.unit.jepsen_like.test_checkers import BAD, call, event, good, line, master, ran
+from tests.unit.jepsen_like.test_checkers import BAD, S, call, event, good, line, master, ran
 
 Spoil = Callable[[list[Event], Evidence], Any]
 ALONE = [["a", "b"], ["b", "a"], ["a", "c"], ["c", "a"], ["b", "c"], ["c", "b"]]
@@ -91,6 +91,39 @@ def reduces(evidence: Evidence) -> dict[str, Any]:
 
 
 MORE: list[tuple[str, Callable[..., Verdict], Spoil, str]] = [
+    (
+        "C9 a job that nobody asked for",
+        clients.acknowledged,
+        lambda h, e: e.jobs.append(Job(id="ghost", status={"state": "RUNNING"})),
+        "ghost exists, and nobody",
+    ),
+    (
+        "T2 an attempt that no order began",
+        attempts.granted,
+        lambda h, e: e.workers[0].journal.remove(ran(1, "0.m-00000.a1", 5)[0]),
+        "never told to",
+    ),
+    (
+        "T2 a task met a record, and no worker began it",
+        attempts.granted,
+        lambda h, e: e.marks.append(Mark(job="wc", task="m-7", attempt=1, t=4 * S)),
+        "no worker began it",
+    ),
+    (
+        "T2 the same while a master's disk fails",
+        attempts.granted,
+        lambda h, e: (
+            h.append(event(1, "hurt", "fsync-eio", {"node": "a"}, id=73)),
+            e.marks.append(Mark(job="wc", task="m-7", attempt=1, t=4 * S)),
+        ),
+        "no worker began it",
+    ),
+    (
+        "T3 a map output is called lost before it won",
+        attempts.one_winner,
+        lambda h, e: job(e, "wc").events[0].update(index=2),
+        "both accepted",
+    ),
     (
         "T8 a job that a client saw succeed is cancelled in the end",
         clients.linearizable,
@@ -357,6 +390,32 @@ def test_a_broken_promise_is_found(
 
 
 FINE: list[tuple[str, Callable[..., Verdict], Spoil]] = [
+    (
+        "C9 a retry is asked for by the name of the first",
+        clients.acknowledged,
+        lambda h, e: e.jobs.append(Job(id="wc-r1", status={"state": "RUNNING"})),
+    ),
+    (
+        "C9 a job that a fault submitted itself",
+        clients.acknowledged,
+        lambda h, e: e.jobs.append(Job(id="errand-0003", status={"state": "RUNNING"})),
+    ),
+    (
+        "T2 a worker whose disk fails may write no lines",
+        attempts.granted,
+        lambda h, e: (
+            h.append(event(1, "hurt", "worker-read-only", {"node": "w1"}, id=73)),
+            e.workers[0].journal.clear(),
+        ),
+    ),
+    (
+        "T2 nor one whose disk was taken away, wherever that was",
+        attempts.granted,
+        lambda h, e: (
+            h.append(event(1, "hurt", "worker-disk-lost", {}, id=73)),
+            e.workers[0].journal.clear(),
+        ),
+    ),
     (
         "C2 a member that did not vote does not make its leader false",
         consensus.votes,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from jepsen_like import reference, tasks
 from jepsen_like.evidence import Evidence, Job, Mark, Master, Worker
-from jepsen_like.workloads import Work
+from jepsen_like.workloads import ERRAND, Work, failure_of
 from mr import shapes
 from mr.errors import Error, NotFound
 from mr.guardian import tree
@@ -66,6 +66,8 @@ class Collector:
             job.shape, job.expected, job.reduces = work.shape, work.expected, work.reduces
         elif id.startswith("register"):
             job.shape, job.reduces = "register", 1
+        elif id.startswith(ERRAND):
+            job.expected, _, _ = failure_of(id.removeprefix(f"{ERRAND}-").rpartition("-")[0])
         try:
             handle = client.attach(id)
             if handle.id == id:

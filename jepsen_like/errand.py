@@ -31,7 +31,7 @@ def run(place: Place, shape: str, over: threading.Event) -> None:
 
 
 def _prepare(place: Place, shape: str) -> submit.Prepared:
-    id = f"{ERRAND}-{next(_number):04d}"
+    id = f"{ERRAND}-{shape}-{next(_number):04d}"
     home = place.home / "errands"
     (home / "jobs").mkdir(parents=True, exist_ok=True)
     work = Work(id=id, shape=shape, at_s=0, seed=1, files=2, lines=LINES, reduces=2)

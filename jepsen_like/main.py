@@ -36,6 +36,14 @@ def chaos() -> None:
 @click.option("--workers", type=click.IntRange(1, 32), default=3, show_default=True)
 @click.option("--faults", default="all", show_default=True, help="Names with commas, all, or none.")
 @click.option(
+    "--every", type=float, default=3.0, show_default=True, help="Seconds between faults, on average."
+)
+@click.option(
+    "--schedule",
+    type=_PATH,
+    help="File with a line for each fault, AT FAULT SECONDS, instead of a drawn storm.",
+)
+@click.option(
     "--kind",
     type=click.Choice(["auto", "netns", "proxy"]),
     default="auto",
@@ -43,7 +51,15 @@ def chaos() -> None:
 )
 @click.option("--keep", type=_PATH, help="Folder for the report and all evidence. Default: a new one.")
 @flags.apart
-def run(session: Session, minutes: float, seed: int | None, keep: Path | None, **given: Any) -> int:
+def run(
+    session: Session,
+    minutes: float,
+    seed: int | None,
+    every: float,
+    schedule: Path | None,
+    keep: Path | None,
+    **given: Any,
+) -> int:
     """Builds a cluster, hurts it while clients work, heals it, and judges what it did."""
     import secrets
 
@@ -51,12 +67,28 @@ def run(session: Session, minutes: float, seed: int | None, keep: Path | None, *
 
     if minutes <= 0:
         raise Usage("--minutes is more than 0")
+    if every <= 0:
+        raise Usage("--every is more than 0")
     config = RunConfig(
         seed=secrets.randbelow(1_000_000) if seed is None else seed,
         seconds=minutes * 60,
+        every_s=every,
+        script=_script(schedule) if schedule is not None else (),
         **{name: given[name] for name in ("masters", "workers", "faults", "kind")},
     )
     return _play(session, config, keep)
+
+
+def _script(file: Path) -> tuple[tuple[float, str, float], ...]:
+    from jepsen_like import nemesis
+    from jepsen_like.faults import FAULTS
+
+    try:
+        return nemesis.read_script(file.read_text(), FAULTS)
+    except OSError as error:
+        raise Usage(f"cannot read {file}: {error.strerror}") from None
+    except ValueError as error:
+        raise Usage(f"{file}: {error}", next="`mr chaos faults` lists the faults") from None
 
 
 @chaos.command()

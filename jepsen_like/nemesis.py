@@ -7,7 +7,7 @@ with a calm in which nothing hurts: safety is judged in the storm, liveness afte
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -77,6 +77,33 @@ def fixed(script: Iterable[tuple[float, str, float]], seed: int = 0) -> list[Ste
     """A schedule written down: (at_s, fault, hurt_s) each, for the short tests. Victims still come from the seed."""
     rng = Random(seed)
     return [Step(at_s=at, fault=name, hurt_s=hurt, seed=rng.getrandbits(32)) for at, name, hurt in script]
+
+
+def read_script(text: str, known: Collection[str]) -> tuple[tuple[float, str, float], ...]:
+    """A schedule as a person writes it: a line each, `AT FAULT SECONDS`, in seconds after the start; `#` begins a
+    remark. Raises ValueError, which names the line."""
+    steps = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        words = line.partition("#")[0].split()
+        if not words:
+            continue
+        if len(words) != 3:
+            raise ValueError(
+                f"line {number} has {len(words)} words, not three: when, which fault, for how long"
+            )
+        at, name, hurt = words
+        if name not in known:
+            raise ValueError(f"line {number}: there is no fault {name}")
+        try:
+            begin, lasts = float(at), float(hurt)
+        except ValueError:
+            raise ValueError(f"line {number}: {at} and {hurt} are to be seconds") from None
+        if not (0 <= begin < float("inf") and 0 <= lasts < float("inf")):
+            raise ValueError(f"line {number}: {at} and {hurt} are no times")
+        steps.append((begin, name, lasts))
+    if not steps:
+        raise ValueError("it names no fault")
+    return tuple(sorted(steps))
 
 
 def length_s(steps: Sequence[Step]) -> float:

@@ -128,20 +128,27 @@ def conclude(
 
 
 def steps_of(config: RunConfig, place: Place, say: Say) -> list[Step]:
-    """The schedule. Raises Usage for an unknown fault."""
-    if config.script:
-        return nemesis.fixed(config.script, config.seed)
-    if config.faults == "none":
+    """The schedule. Raises Usage for an unknown fault, and for one of a script that is impossible here."""
+    if not config.script and config.faults == "none":
         return []
-    wanted = set(faults.FAULTS) if config.faults == "all" else {n.strip() for n in config.faults.split(",")}
+    if config.script:
+        wanted = {name for _, name, _ in config.script}
+    else:
+        wanted = (
+            set(faults.FAULTS) if config.faults == "all" else {n.strip() for n in config.faults.split(",")}
+        )
     if unknown := wanted - set(faults.FAULTS):
         raise Usage(
             f"no fault {', '.join(sorted(unknown))}", next=f"there are: {', '.join(sorted(faults.FAULTS))}"
         )
+    never = {name: why for name, why in faults.impossible(place).items() if name in wanted}
+    if config.script:
+        if never:
+            raise Usage("; ".join(f"{name} {why}" for name, why in never.items()))
+        return nemesis.fixed(config.script, config.seed)
+    for name, why in never.items():
+        say(f"  not here: {name:24} {why}")
     here = [fault.kind() for fault in faults.possible(place) if fault.name in wanted]
-    for name, why in faults.impossible(place).items():
-        if name in wanted:
-            say(f"  not here: {name:24} {why}")
     return nemesis.schedule(
         config.seed, here, config.seconds, every_s=config.every_s, at_least_once=config.each
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,17 @@ from click.testing import CliRunner, Result
 
 from jepsen_like import main
 from jepsen_like.faults import FAULTS
+from jepsen_like.nemesis import read_script
+from jepsen_like.run import RunConfig, steps_of
 from mr.errors import Usage
+
+
+class Anywhere:
+    """A place of three masters where everything else is possible."""
+
+    def __init__(self) -> None:
+        self.masters = ("a", "b", "c")
+        self.abilities = defaultdict[str, str](str)
 
 
 def lines(*calls: tuple[str, str, object]) -> str:
@@ -153,3 +164,45 @@ def test_an_output_is_held_against_its_manifest(tmp_path: Path) -> None:
 def test_every_fault_is_listed() -> None:
     said = CliRunner().invoke(main.chaos, ["faults"], standalone_mode=False).output
     assert [name for name in FAULTS if name not in said] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "names no fault"),
+        ("# nothing but a remark\n", "names no fault"),
+        ("1.0 kill-leader\n", "line 1 has 2 words"),
+        ("\n1.0 kill-leda 2\n", "line 2: there is no fault kill-leda"),
+        ("soon kill-leader 2", "are to be seconds"),
+        ("-1 kill-leader 2", "are no times"),
+        ("1 kill-leader inf", "are no times"),
+        ("nan kill-leader 1", "are no times"),
+    ],
+)
+def test_a_schedule_that_cannot_be_read_is_refused_before_anything_starts(
+    tmp_path: Path, text: str, words: str
+) -> None:
+    file = tmp_path / "mine"
+    file.write_text(text)
+    found = CliRunner().invoke(main.run, ["--schedule", str(file)], standalone_mode=False)
+    assert isinstance(found.exception, Usage)
+    assert words in str(found.exception)
+
+
+def test_a_schedule_of_ones_own() -> None:
+    text = "10 halves 2.5  # while it elects\n\n1.5 kill-leader 1\n"
+    assert read_script(text, FAULTS) == ((1.5, "kill-leader", 1.0), (10.0, "halves", 2.5))
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (RunConfig(seed=1, script=((1.0, "kill-leda", 1.0),)), "no fault kill-leda"),
+        (RunConfig(seed=1, script=((1.0, "minority", 1.0),)), "minority needs 5 masters"),
+        (RunConfig(seed=1, faults="kill-leda"), "no fault kill-leda"),
+    ],
+)
+def test_a_fault_that_cannot_be_played_as_asked_is_refused(config: RunConfig, words: str) -> None:
+    place = Anywhere()
+    with pytest.raises(Usage, match=words):
+        steps_of(config, place, lambda _text: None)  # type: ignore[arg-type]  # it has what is looked at

@@ -6,9 +6,14 @@ import logging
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from jepsen_like.run import Result
+from jepsen_like.verdict import Outcome, Verdict
+from tests.planted import selftest
+from tests.planted.bug import Bug
 from tests.planted.bugs import BUGS
 from tests.planted.selftest import without_rule
 from tests.simulation.consensus import ablations
@@ -26,6 +31,59 @@ def test_a_rule_taken_out_is_missed_and_the_same_seeds_with_it_are_clean(table: 
     row = without_rule(table, quickest)
     assert row.found, row
     assert row.clean == "valid"
+
+
+def played(*wrong: str) -> Result:
+    """A run in which the checkers of these promises found something."""
+    verdicts = [Verdict(checker=f"the {id} one", outcome=Outcome.INVALID, invariants=(id,)) for id in wrong]
+    return Result(Path(), Outcome.INVALID if wrong else Outcome.VALID, verdicts, "", 10.0)
+
+
+@pytest.mark.parametrize(
+    ("promise", "runs", "found", "by", "seconds", "clean"),
+    [
+        ("found at once", [played("T1"), played()], True, "the T1 one", 10.0, "valid"),
+        (
+            "found by another checker first",
+            [played("D9", "T1"), played()],
+            True,
+            "the T1 one, the D9 one",
+            10.0,
+            "valid",
+        ),
+        (
+            "found in a second storm",
+            [played(), played(), played("T1"), played()],
+            True,
+            "the T1 one (in a second storm)",
+            20.0,
+            "valid",
+        ),
+        ("never found", [played(), played(), played("D9"), played()], False, "", 20.0, "valid"),
+        (
+            "a false alarm of the first storm is not forgotten",
+            [played(), played("D9"), played("T1"), played()],
+            True,
+            "the T1 one (in a second storm)",
+            20.0,
+            "the D9 one: ",
+        ),
+    ],
+)
+def test_what_counts_as_found(
+    promise: str,
+    runs: list[Result],
+    found: bool,
+    by: str,
+    seconds: float,
+    clean: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    coming = iter(runs)
+    monkeypatch.setattr(selftest, "attack", lambda *_args, **_options: next(coming))
+    row = selftest.in_cluster(Bug(name="x", breaks="T1, T2", plant=lambda: None), 1, clean=True, keep=None)
+    assert (row.found, row.by, row.seconds, row.clean) == (found, by, seconds, clean), promise
+    assert next(coming, None) is None, promise
 
 
 PLANT_EACH = """

@@ -27,6 +27,7 @@ CHECKERS: tuple[Checker, ...] = (
     clients.ends,
     clients.liveness,
     attempts.no_rerun,
+    attempts.losses,
     attempts.one_winner,
     attempts.granted,
     attempts.barrier,

@@ -9,17 +9,20 @@ called wrong here is wrong for certain.
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 from jepsen_like.checkers_consensus import verdict
+from jepsen_like.checkers_data import damaged_outputs
 from jepsen_like.evidence import Evidence
 from jepsen_like.history import Event
 from jepsen_like.verdict import Verdict
 
+CAME_WITHOUT = "output lost"  # the reason of a loss: a worker that attached did not have it
 _NAME = re.compile(r"(\d+)\.([a-z])-(\d+)\.a(\d+)")
 FIRST_ANSWER_NS = 4_000_000_000  # a worker repeats its report after 5 s
 # While a worker's disk fails, its journal may lack lines; then nothing is concluded from a line that is missing.
@@ -283,6 +286,65 @@ def _exact_index(evidence: Evidence, attempt: Attempt) -> int:
         if not any(line["what"] == "joined" and written[-1] <= line["t"] <= t for line in journal):
             return index
     return 0
+
+
+def losses(history: Sequence[Event], evidence: Evidence) -> Verdict:
+    """T3, T4: a map output that the log declares lost was lost. One that its worker "came back without" had been
+    dropped, forgotten or damaged there before the loss was heard of anywhere, or that life of the worker was over; and
+    its worker had not been told before that the attempt did not count."""
+    blind = _blind(history, evidence)
+    hit = {
+        (h["job"], int(h["step"]), int(h["map"]), int(h["attempt"]))
+        for e in history
+        for h in damaged_outputs(e)
+    }
+    journals = {worker.id: worker.journal for worker in evidence.workers}
+    heard = _heard(evidence)
+    wrong, counted = [], 0
+    for job, event in _events(evidence, "MapOutputLost"):
+        counted += 1
+        task, worker = _full(event["task"]), event["worker"]
+        match = _NAME.fullmatch(f"{task}.a{event['attempt']}")
+        if match is None or worker in blind or worker not in journals:
+            continue
+        about = [line for line in journals[worker] if line.get("job") == job]
+        mine = [line for line in about if line.get("attempt") == match[0]]
+        wrong += [
+            f"{job} {match[0]} was declared lost at index {event['index']}, so it had won; but {worker} was told at"
+            f" index {line['index']} that it did not count"
+            for line in mine
+            if line["what"] == "settled"
+            and not line["accepted"]
+            and 0 < line["index"] < (event["index"] or 0)
+        ]
+        written = [line for line in mine if line["what"] == "written"]
+        if event.get("fields", {}).get("reason") != CAME_WITHOUT or not written:
+            continue
+        first, by = written[0], heard(event["index"] or 0)
+        gone = (job, int(match[1]), int(match[3]), int(match[4])) in hit
+        gone |= any(line["what"] == "dropped" and line["t"] <= by for line in mine)
+        gone |= any(line["what"] == "forgotten" and line["t"] <= by for line in about)
+        gone |= any(
+            line["life"] != first["life"] and first["t"] < line["t"] <= by for line in journals[worker]
+        )
+        if not gone:
+            wrong.append(
+                f"{job} {match[0]} was declared lost at index {event['index']}, though {worker} wrote it at"
+                f" {first['t'] / 1e9:.3f} s, lived on, and had not dropped it"
+            )
+    return verdict("losses are true", ("T3", "T4"), wrong, {"losses": counted})
+
+
+def _heard(evidence: Evidence) -> Callable[[int], float]:
+    """By when somebody had heard of an entry of the log of that index, or of a later one."""
+    lines = sorted((line["t"], line.get("index") or 0) for w in evidence.workers for line in w.journal)
+    most = list(accumulate((index for _, index in lines), max))
+
+    def by(index: int) -> float:
+        at = bisect_left(most, index)
+        return lines[at][0] if at < len(lines) else float("inf")
+
+    return by
 
 
 def fenced(history: Sequence[Event], evidence: Evidence) -> Verdict:

@@ -147,7 +147,7 @@ def damage(history: Sequence[Event], evidence: Evidence) -> Verdict:
     wrong, counted = [], 0
     jobs = {job.id: job for job in evidence.jobs}
     for event in history:
-        for hit in _damaged(event):
+        for hit in damaged_outputs(event):
             counted += 1
             job = jobs.get(hit["job"])
             if job is None or job.status is None:
@@ -168,7 +168,7 @@ WHOLE = frozenset({"delete"})
 _SEGMENT = re.compile(r"/jobs/(?P<job>[^/]+)/map/(?P<step>\d+)\.m-(?P<map>\d+)\.a(?P<attempt>\d+)\.seg$")
 
 
-def _damaged(event: Event) -> Iterator[dict[str, Any]]:
+def damaged_outputs(event: Event) -> Iterator[dict[str, Any]]:
     """The map outputs that a fault has damaged: job, step, map, attempt, how."""
     if event.kind == "hurt" and isinstance(event.value, dict):
         for what in event.value.get("damaged", ()):

@@ -20,6 +20,7 @@ from jepsen_like.workloads import Work, write_inputs
 from mr import outcome, shapes, submit
 from mr.client import Client, Handle
 from mr.errors import Cancelled, CommitUnknown, DeadlineExceeded, Error, JobFailed, NotFound, Rejected
+from mr.rpc.job_pb2 import COMMIT
 
 POLL_S = 0.4
 ENDS = (JobFailed, Cancelled, DeadlineExceeded)
@@ -97,12 +98,24 @@ class Clients(threading.Thread):
             if not self._submit(client, name, work):
                 return
             if work.cancel_after_s is not None:
-                time.sleep(work.cancel_after_s)
+                if work.regretted:
+                    self._await_publication(client, work)
+                else:
+                    time.sleep(work.cancel_after_s)
                 self._cancel(client, name, work)
             if name.startswith("twin"):
                 self._poll(client, name, work)
             else:
                 self._wait(client, name, work)
+
+    def _await_publication(self, client: Client, work: Work) -> None:
+        """Follows the job, which nobody records, until it is told to publish; or does not hear of it."""
+        try:
+            for event in Handle(client, work.id).follow(tasks=True, deadline=self.deadline):
+                if event.HasField("attempt") and event.attempt.task.kind == COMMIT:
+                    return
+        except (Error, TimeoutError):
+            return
 
     def _submit(self, client: Client, name: str, work: Work) -> bool:
         """Tries until the cluster has said yes or no."""

@@ -50,7 +50,6 @@ ODD: dict[str, tuple[bytes, list[str]]] = {
     "0005.txt": (b"long" * 200_000 + b"\nand short\n", ["long" * 200_000, "and short"]),
 }
 PAUSE_S = 1.5
-REGRET_S = 10.0  # so long it waits for the moment; then the cancel comes before it
 LAST_S = 12.0  # nothing new is begun so long before the end
 
 
@@ -99,7 +98,6 @@ class Scenes(threading.Thread):
         rng = Random(f"scenes {self._seed}")
         scenes = {shape: self._shape(shape) for shape in JOBS}
         scenes |= {"occupied": self._occupied, "retried": self._retried, "altered": self._altered}
-        scenes |= {"regretted": self._regretted}
         scenes |= {"trespass": self._trespass} if self._keys is not None else {}
         asked = self._wanted != "all"
         names = [name.strip() for name in self._wanted.split(",")] if asked else sorted(scenes)
@@ -164,32 +162,6 @@ class Scenes(threading.Thread):
                 left = max(0.1, min(60.0, self.deadline - time.monotonic()))
                 with contextlib.suppress(Error, TimeoutError):
                     Handle(client, call.answer["job"]).wait(timeout=left)
-
-    def _regretted(self, number: str, rng: Random) -> None:
-        """T7, FT14: the cancel meets the moment in which the output is published. It may come too late, but the job
-        and its output are one or the other."""
-        for letter in "abc":
-            id = f"regretted-s{number}{letter}"
-            prepared = self._prepare(id, "sparse", rng)
-            with self._connect(timeout=8.0) as client:
-                if not self._submit(client, id, prepared):
-                    return
-                if self._await_publication(client, id):
-                    cancel(self._history, client, "scenes", id)
-                self._wait(client, id)
-
-    def _await_publication(self, client: Client, id: str) -> bool:
-        """Looks again and again, at what nobody records, until the output is being published; for a while only."""
-        ends = min(self.deadline, time.monotonic() + REGRET_S)
-        while time.monotonic() < ends:
-            try:
-                state = outcome.state_name(client._status(id))
-            except Error:
-                return False
-            if state not in {"QUEUED", "RUNNING"}:
-                return state not in outcome.OVER
-            time.sleep(0.004)
-        return True
 
     def _altered(self, number: str, rng: Random) -> None:
         """D8, FD15: an input is no longer what was listed when a map opens it: the job fails, and says so."""

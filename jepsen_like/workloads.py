@@ -56,6 +56,9 @@ class Work:
     map_s: float = 0.0  # what each file costs
     key_s: float = 0.0  # what each key costs
     cancel_after_s: float | None = None
+    regretted: bool = (
+        False  # then in the moment in which its output is being published, if that can be met (T7, FT14)
+    )
     again: bool = False  # submitted twice, by two clients, under one id (C10)
     packed: int = 1  # how many files of the largest size fit into one split
 
@@ -115,11 +118,12 @@ def _work(rng: Random, number: int, shape: str, at_s: float, duration_s: float) 
         files = 2
     if shape == "long":
         files = max(8, min(60, int(duration_s)))
+    seed = rng.getrandbits(32)
     return Work(
         id=f"{shape}-{number:03d}",  # of one width: an id must not begin another
         shape=shape,
         at_s=at_s,
-        seed=rng.getrandbits(32),
+        seed=seed,
         files=files,
         lines=6_000 if shape == "spill" else rng.randint(3, 10) if small else rng.randint(20, 60),
         reduces=1 if small else rng.randint(2, 4),
@@ -129,6 +133,7 @@ def _work(rng: Random, number: int, shape: str, at_s: float, duration_s: float) 
         cancel_after_s=round(rng.choice([0.0, 0.3, 1.0, 2.0]) * rng.uniform(0.5, 1.5), 3)
         if cancelled
         else None,
+        regretted=cancelled and seed % 3 == 0,
         again=rng.random() < 0.25,
         packed=1 if shape == "long" else rng.choice([1, 1, 1, 3]),
     )

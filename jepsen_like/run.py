@@ -42,7 +42,10 @@ if TYPE_CHECKING:
 CALM_S = 120.0
 OWN_LOAD = 3.0  # processes a processor: more than one cluster in its storm was ever seen to want on two
 SLOWEST = 5.0
-TOGETHER_S = 30.0  # from the calm's end until every master has all that the leader has
+TOGETHER_S = (
+    30.0  # from the calm's end until every master has all that the leader has, and every worker its session
+)
+WORKING = frozenset({"active", "excluded"})  # one that failed too often is spared for minutes, on purpose
 Say = Callable[[str], None]
 
 
@@ -247,17 +250,36 @@ def _calm(place: Place, history: History, collector: Collector, deadline: float)
 
 
 def absent(place: Place, slower: float) -> Iterator[str]:
-    """Servers that are not there in the end, or have not caught up, though nothing hurts any more (C14)."""
-    for id, server in place.servers.items():
-        if not server.alive:
-            status = server.process.returncode if server.process else None
-            said = server.log_tail(1).strip()
-            yield f"{id} ended with status {status} after the last heal; its log ends with: {said[:300]}"
-    if all(server.alive for server in place.masters.values()):
-        try:
-            await_together(place, TOGETHER_S * slower)
-        except Error as error:
-            yield f"nothing hurts, and {error}"
+    """Servers that are not there in the end, have not caught up, or that nobody counts on, though nothing hurts any
+    more (C14, T12)."""
+    down = [id for id, server in place.servers.items() if not server.alive]
+    for id in down:
+        server = place.servers[id]
+        status = server.process.returncode if server.process else None
+        said = server.log_tail(1).strip()
+        yield f"{id} ended with status {status} after the last heal; its log ends with: {said[:300]}"
+    if not set(place.masters).isdisjoint(down):
+        return
+    try:
+        await_together(place, TOGETHER_S * slower)
+    except Error as error:
+        yield f"nothing hurts, and {error}"
+    deadline = time.monotonic() + TOGETHER_S * slower
+    while (idle := _unattached(place, down)) and time.monotonic() < deadline:
+        time.sleep(0.3)
+    for id, state in idle.items():
+        yield f"nothing hurts, {id} runs, and to the masters it is {state}"
+
+
+def _unattached(place: Place, down: Sequence[str]) -> dict[str, str]:
+    """Workers that run and get no work: id -> what the leader says of them."""
+    try:
+        with place.connect(timeout=5.0) as client:
+            states = {worker.id: worker.state for worker in client.workers()}
+    except Error as error:
+        return {"the cluster": f"silent: {error}"}
+    living = [id for id in place.workers if id not in down]
+    return {id: state for id in living if (state := states.get(id, "unknown")) not in WORKING}
 
 
 def _state(job: Any) -> str:

@@ -71,8 +71,13 @@ def starved(evidence: Evidence, others: int, jobs: int = 1) -> None:
     evidence.workers.append(Worker(id="x", journal=[*busy, *late]))
 
 
-def damaged(how: str) -> Event:
-    what = {"file": "/scratch/w1/jobs/wc/map/0.m-00000.a2.seg", "how": how, "node": "w2"}
+def came_without(evidence: Evidence) -> None:
+    """The log calls an output lost, because its worker had come back without it."""
+    job(evidence, "wc").events[0].update(fields={"reason": "output lost"})
+
+
+def damaged(how: str, attempt: int = 2) -> Event:
+    what = {"file": f"/scratch/w1/jobs/wc/map/0.m-00000.a{attempt}.seg", "how": how, "node": "w2"}
     return event(3.9, "hurt", "damaged-map-output", {"damaged": [what]}, id=72, who="nemesis")
 
 
@@ -91,6 +96,24 @@ def reduces(evidence: Evidence) -> dict[str, Any]:
 
 
 MORE: list[tuple[str, Callable[..., Verdict], Spoil, str]] = [
+    (
+        "T4 a map output is called lost, and its worker has it",
+        attempts.losses,
+        lambda h, e: came_without(e),
+        "had not dropped it",
+    ),
+    (
+        "T4 it was dropped because it had been called lost",
+        attempts.losses,
+        lambda h, e: (came_without(e), e.workers[0].journal.append(line(30, "dropped", "0.m-00000.a1"))),
+        "had not dropped it",
+    ),
+    (
+        "T3 a winner was told that it did not count",
+        attempts.losses,
+        lambda h, e: [one.update(accepted=False) for one in e.workers[0].journal if one["what"] == "settled"],
+        "that it did not count",
+    ),
     (
         "C9 a job that nobody asked for",
         clients.acknowledged,
@@ -390,6 +413,32 @@ def test_a_broken_promise_is_found(
 
 
 FINE: list[tuple[str, Callable[..., Verdict], Spoil]] = [
+    (
+        "T4 it was dropped before",
+        attempts.losses,
+        lambda h, e: (came_without(e), e.workers[0].journal.append(line(2, "dropped", "0.m-00000.a1"))),
+    ),
+    (
+        "T4 its worker began a new life",
+        attempts.losses,
+        lambda h, e: (
+            came_without(e),
+            e.workers[0].journal.append(line(2, "joined", life="L9", leader="a", term=1)),
+        ),
+    ),
+    (
+        "T4 its disk failed",
+        attempts.losses,
+        lambda h, e: (
+            came_without(e),
+            h.append(event(1, "hurt", "worker-read-eio", {"node": "w1"}, id=73)),
+        ),
+    ),
+    (
+        "T4 it was damaged",
+        attempts.losses,
+        lambda h, e: (came_without(e), h.append(damaged("flip", attempt=1))),
+    ),
     (
         "C9 a retry is asked for by the name of the first",
         clients.acknowledged,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,13 +17,23 @@ def server(status: int | None = None, said: str = "") -> Any:
     )
 
 
-def place(masters: dict[str, Any], workers: dict[str, Any], applied: dict[str, int], note: str = "") -> Any:
+def place(
+    masters: dict[str, Any],
+    workers: dict[str, Any],
+    applied: dict[str, int],
+    note: str = "",
+    states: dict[str, str] | None = None,
+) -> Any:
+    rows = [SimpleNamespace(id=id, state=state) for id, state in ({"w1": "active"} | (states or {})).items()]
+
     def ask(one: Any, _timeout: float) -> Any:
         id = next(id for id, server in masters.items() if server is one)
         return SimpleNamespace(role="follower", applied=applied[id], note=note)
 
     return SimpleNamespace(
         masters=masters,
+        workers=workers,
+        connect=lambda **_options: nullcontext(SimpleNamespace(workers=lambda: rows)),
         servers=masters | workers,
         leader=lambda: SimpleNamespace(id="a", commit=9),
         cluster=SimpleNamespace(ask=ask),
@@ -82,3 +93,21 @@ def test_who_is_missing_in_the_end(
     assert len(found) == len(said), promise
     for text, begin in zip(found, said, strict=True):
         assert text.startswith(begin), promise
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        ("active", []),
+        ("excluded", []),
+        ("detached", ["nothing hurts, w2 runs, and to the masters it is detached"]),
+        ("lost", ["nothing hurts, w2 runs, and to the masters it is lost"]),
+    ],
+)
+def test_a_worker_that_runs_and_gets_no_work(
+    state: str, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """T12: it heartbeats, and nobody counts on it."""
+    monkeypatch.setattr("jepsen_like.run.TOGETHER_S", 0.3)
+    there = place({"a": server()}, {"w1": server(), "w2": server()}, {"a": 9}, states={"w2": state})
+    assert list(absent(there, 1.0)) == said

@@ -1,7 +1,9 @@
-"""What must stay within bounds: T5 (attempts at once), T13 (waiting), T15 (log and snapshots), S6 (one message)."""
+"""What must stay within bounds: T5 (attempts at once), T13 (waiting), C14 (followers behind), T15 (log and snapshots),
+S6 (one message)."""
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -17,6 +19,7 @@ FIRST_S = 30.0
 STARVED_S = FIRST_S + 15.0
 STARVED_TURNS = 12  # so many attempts of others came before it that should not have
 CALM_AGAIN_S = 12.0  # after a heal: a lease and an election
+BEHIND_S = 15.0  # of a follower; with a snapshot to be sent, on a busy machine
 LOG_SNAPSHOTS = 6  # a log is trimmed before it is so many times what a snapshot is taken after
 SNAPSHOT_BYTES, SNAPSHOT_JOB_BYTES = 256 << 10, 128 << 10
 MESSAGE_GROWTH_BYTES = 96 << 20  # of a server that refused a message which was larger
@@ -126,11 +129,44 @@ def _lasted_ns(job: Job) -> float:
 
 
 def _hurts(history: Sequence[Event]) -> Iterator[tuple[int, int]]:
+    """From when on each fault was at work, it may take long until it is done, to when its traces are gone."""
+    begins = {e.id: e.t for e in history if e.kind == "note" and e.op == "begins"}
     heals = {e.id: e.t for e in history if e.kind == "heal"}
     last = max((e.t for e in history), default=0)
     for event in history:
         if event.kind == "hurt":
-            yield event.t, heals.get(event.id, last) + int(CALM_AGAIN_S * 1e9)
+            yield begins.get(event.id, event.t), heals.get(event.id, last) + int(CALM_AGAIN_S * 1e9)
+
+
+def keeping_up(history: Sequence[Event], _evidence: Evidence) -> Verdict:
+    """C14: where nothing hurts, a follower has applied after BEHIND_S what a leader had committed."""
+    hurts = list(_hurts(history))
+    led = [(e.t, e.value["commit"], e.node) for e in history if _said(e, "leader") and e.value.get("commit")]
+    times = [t for t, _, _ in led]
+    wrong: dict[str, str] = {}
+    counted = 0
+    for event in (e for e in history if _said(e, "follower") and "applied" in e.value):
+        since = event.t - int(BEHIND_S * 1e9)
+        at = bisect_right(times, since)
+        if (
+            not at
+            or event.value.get("up_ms", 0) < BEHIND_S * 1e3
+            or any(a <= event.t and since <= b for a, b in hurts)
+        ):
+            continue
+        counted += 1
+        then, commit, leader = led[at - 1]
+        if event.value["applied"] < commit:
+            wrong.setdefault(
+                event.node,
+                f"{event.node} had applied index {event.value['applied']} at {event.t / 1e9:.1f} s, though {leader} had"
+                f" committed {commit} at {then / 1e9:.1f} s and nothing hurt since",
+            )
+    return verdict("followers keep up", ("C14",), list(wrong.values()), {"samples": counted})
+
+
+def _said(event: Event, role: str) -> bool:
+    return event.op == "master" and event.value.get("role") == role
 
 
 def bounded(history: Sequence[Event], evidence: Evidence) -> Verdict:

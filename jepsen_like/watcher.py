@@ -1,7 +1,7 @@
 """Asks every master by itself, a few times a second, who it thinks it is: the evidence for C1, C2, C14 and the picture.
 
 Asks the masters one by one and never believes one about another. Records a note `master` whenever a master's role or
-term changes, when it stops answering, and at least every second while it leads (its commit index moves).
+term changes, when it stops answering, and about every second while it answers.
 """
 
 from __future__ import annotations
@@ -56,8 +56,7 @@ class Watcher(threading.Thread):
                 seen = _ask(stub)
                 now = time.monotonic()
                 changed = any(seen.get(name) != last.get(name) for name in ("role", "term"))
-                moved = seen.get("role") == "leader" and seen.get("commit") != last.get("commit")
-                if changed or (moved and now - said > AGAIN_S):
+                if changed or (seen["role"] != "silent" and now - said > AGAIN_S):
                     self._history.record("watcher", "note", "master", seen, node=id)
                     last, said = seen, now
                 self._ended.wait(EVERY_S)

@@ -81,6 +81,15 @@ def damaged(how: str, attempt: int = 2) -> Event:
     return event(3.9, "hurt", "damaged-map-output", {"damaged": [what]}, id=72, who="nemesis")
 
 
+def behind(applied: int = 5, up_ms: int = 60_000) -> list[Event]:
+    """A leader that commits, and what a follower of it has applied twenty seconds later."""
+    follower = {"role": "follower", "term": 1, "commit": 9, "applied": applied, "up_ms": up_ms}
+    return [
+        event(40, "note", "master", {"role": "leader", "term": 1, "commit": 9, "applied": 9}, node="a"),
+        event(60, "note", "master", follower, node="b"),
+    ]
+
+
 def job(evidence: Evidence, id: str) -> Job:
     return next(one for one in evidence.jobs if one.id == id)
 
@@ -96,6 +105,12 @@ def reduces(evidence: Evidence) -> dict[str, Any]:
 
 
 MORE: list[tuple[str, Callable[..., Verdict], Spoil, str]] = [
+    (
+        "C14 a follower stands still",
+        limits.keeping_up,
+        lambda h, e: h.extend(behind()),
+        "b had applied index 5 at 60.0 s, though a had committed 9 at 40.0 s",
+    ),
     (
         "T4 a map output is called lost, and its worker has it",
         attempts.losses,
@@ -413,6 +428,24 @@ def test_a_broken_promise_is_found(
 
 
 FINE: list[tuple[str, Callable[..., Verdict], Spoil]] = [
+    (
+        "C14 it has what was committed a while ago",
+        limits.keeping_up,
+        lambda h, e: h.extend(behind(applied=9)),
+    ),
+    ("C14 it has only just started", limits.keeping_up, lambda h, e: h.extend(behind(up_ms=3000))),
+    (
+        "C14 a fault is at work, and not done yet",
+        limits.keeping_up,
+        lambda h, e: h.extend(
+            [
+                event(44, "note", "begins", "kill-burst", id=78),
+                *behind(),
+                event(61, "hurt", "kill-burst", {}, id=78),
+                event(62, "heal", "kill-burst", id=78),
+            ]
+        ),
+    ),
     (
         "T4 it was dropped before",
         attempts.losses,

@@ -119,6 +119,17 @@ def drop_a_job_on_restore() -> None:
     table_snapshot.thaw = forgetful
 
 
+def conflicts_told_by_index() -> None:
+    """An entry counts as present when the log has any entry at its index, of whatever term."""
+    from consensus import fence
+
+    def unmatched(log: Any, entries: Any) -> Any:
+        lacking = (at for at, entry in enumerate(entries) if fence.term_at(log, entry[1]) is None)
+        return entries[next(lacking, len(entries)) :]
+
+    fence.unmatched = unmatched
+
+
 BUGS = [
     Bug(
         name="acknowledge-before-fsync",
@@ -181,6 +192,19 @@ BUGS = [
             "works": LIGHT[:8],
             "settings": {"MR_MASTER__SNAPSHOT_EVERY": "40"},
             "script": ((8.0, "kill-all-masters", 1.0),),
+        },
+    ),
+    Bug(
+        name="conflicts-told-by-index",
+        breaks="C3, C5, C6, C14",
+        plant=conflicts_told_by_index,
+        run={
+            **STORM,
+            "registers": True,
+            "seconds": 24.0,
+            "works": tuple(work("tiny", n, files=1, reduces=1, at_s=0.5 * n) for n in range(40)),
+            "settings": {"MR_MASTER__SNAPSHOT_EVERY": "100000"},
+            "script": tuple((2.0 + 4.5 * n, "leader-from-masters", 2.5) for n in range(5)),
         },
     ),
 ]

@@ -163,6 +163,46 @@ def budget_of_two() -> None:
     attempt_commands.why_hopeless = impatient
 
 
+def cancel_taken_while_publishing() -> None:
+    """A cancel ends a job also while its output is being published, and nobody stops that."""
+    from master import job_commands
+    from master.events import Refused
+    from master.jobs import CANCELLED, JOB_TRANSITIONS, PUBLISHING
+
+    cancel = job_commands.cancel
+    JOB_TRANSITIONS[PUBLISHING, "cancelled"] = CANCELLED  # type: ignore[index]
+
+    def eager(table: Any, command: Any) -> Any:
+        found = cancel(table, command)
+        job = table.jobs.get(command.job)
+        if job is not None and job.state == PUBLISHING and any(isinstance(one, Refused) for one in found):
+            return job_commands.finish(table, job, "cancelled", "cancelled")
+        return found
+
+    job_commands.cancel = eager
+
+
+def worker_taken_off_the_line() -> None:
+    """The end of a worker's old stream ends the session that has replaced it."""
+    from master.sessions import Sessions
+
+    open_, close = Sessions.open, Sessions.close
+    replaced_by: dict[int, str] = {}
+
+    def opened(self: Any, number: int, attach: Any, now_s: float) -> Any:
+        replaced = open_(self, number, attach, now_s)
+        if replaced is not None:
+            replaced_by[replaced.number] = attach.worker
+        return replaced
+
+    def closed(self: Any, number: int) -> Any:
+        if number in replaced_by:
+            self.by_worker.pop(replaced_by.pop(number), None)
+        return close(self, number)
+
+    Sessions.open, Sessions.close = opened, closed  # type: ignore[method-assign]
+
+
 BUGS = [
     Bug(
         name="rerun-after-failover",
@@ -244,5 +284,32 @@ BUGS = [
         breaks="T6",
         plant=budget_of_two,
         run={**QUIET, "works": (work("flaky", 0, files=2, reduces=1), work("wordcount", 1))},
+    ),
+    Bug(
+        name="cancel-taken-while-publishing",
+        breaks="T7, T8, D5",
+        plant=cancel_taken_while_publishing,
+        run={
+            **QUIET,
+            "seconds": 14.0,
+            "works": (
+                work("sort", 8, at_s=0.0),
+                *(
+                    work("wordcount", n, files=2, reduces=4, at_s=1.2 * n, cancel_after_s=0.0, regretted=True)
+                    for n in range(8)
+                ),
+            ),
+        },
+    ),
+    Bug(
+        name="worker-taken-off-the-line",
+        breaks="T12",
+        plant=worker_taken_off_the_line,
+        run={
+            **STORM,
+            "seconds": 24.0,
+            "works": PACED,
+            "script": ((2.0, "worker-one-way", 9.0), (13.0, "half-open", 8.0)),
+        },
     ),
 ]

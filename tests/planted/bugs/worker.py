@@ -111,6 +111,48 @@ def reduce_without_a_map() -> None:
     attempt_commands.complete = lenient
 
 
+def completions_after_the_heartbeat() -> None:
+    """On attaching, what has been finished comes after the heartbeat, which says that all has been told."""
+    from worker.agent import Agent
+
+    attach = Agent._attach
+
+    def late(self: Any, number: int) -> Any:
+        first, *rest, heartbeat = attach(self, number)
+        return [first, heartbeat, *rest]
+
+    Agent._attach = late  # type: ignore[method-assign]
+
+
+def what_failed_is_not_fetched_again() -> None:
+    """A map output that a call did not bring is not asked for a second time."""
+    from worker.gather import Gather
+
+    ended = Gather.ended
+
+    def content(self: Any, worker: str, fetched: Any, now: float) -> None:
+        peer = self._peers.get(worker)
+        if peer is not None:
+            peer.asked = tuple(run.map for run in fetched)
+        ended(self, worker, fetched, now)
+
+    Gather.ended = content  # type: ignore[method-assign]
+
+
+def forgotten_jobs_begin_again() -> None:
+    """That a job was forgotten is not remembered: a late order for it is obeyed."""
+    from worker.workload import Workload
+
+    forget = Workload.forget
+
+    def forgotten(self: Any, index: int, name: str) -> Any:
+        steps = forget(self, index, name)
+        self._forgotten.pop(name, None)
+        return steps
+
+    Workload.forget = forgotten  # type: ignore[method-assign]
+
+
 BUGS = [
     Bug(
         name="term-check-skipped",
@@ -134,4 +176,39 @@ BUGS = [
     Bug(name="scratch-kept", breaks="D9", plant=scratch_kept, run=QUIET),
     Bug(name="environment-logged", breaks="S5", plant=environment_logged, run=QUIET),
     Bug(name="reduce-without-a-map", breaks="T9, D1", plant=reduce_without_a_map, run=QUIET),
+    Bug(
+        name="completions-after-the-heartbeat",
+        breaks="T4",
+        plant=completions_after_the_heartbeat,
+        run={
+            **STORM,
+            "workers": 3,
+            "seconds": 22.0,
+            "works": (work("long", 0, files=30, lines=20, reduces=2, map_s=0.5),),
+            "script": ((3.0, "settlements-lost", 5.0), (10.0, "settlements-lost", 5.0)),
+        },
+    ),
+    Bug(
+        name="what-failed-is-not-fetched-again",
+        breaks="T12, D7",
+        plant=what_failed_is_not_fetched_again,
+        run={
+            **STORM,
+            "workers": 3,
+            "seconds": 20.0,
+            "works": tuple(work("sort", n, files=5, lines=20, reduces=3, at_s=1.0 * n) for n in range(12)),
+            "script": ((2.0, "workers-apart", 5.0), (9.0, "workers-apart", 5.0)),
+        },
+    ),
+    Bug(
+        name="forgotten-jobs-begin-again",
+        breaks="T2, T5, T7, D9",
+        plant=forgotten_jobs_begin_again,
+        run={
+            **STORM,
+            "seconds": 20.0,
+            "works": tuple(work("tiny", n, files=1, reduces=1, at_s=0.7 * n) for n in range(20)),
+            "script": ((2.0, "orders-late", 12.0),),
+        },
+    ),
 ]

@@ -164,9 +164,10 @@ def budget_of_two() -> None:
 
 
 def cancel_taken_while_publishing() -> None:
-    """A cancel ends a job also while its output is being published, and nobody stops that."""
-    from master import job_commands
+    """A cancel ends a job also while its output is being published; whoever does that may be through already."""
+    from master import attempt_commands, job_commands
     from master.events import Refused
+    from master.ids import COMMIT, AttemptKey
     from master.jobs import CANCELLED, JOB_TRANSITIONS, PUBLISHING
 
     cancel = job_commands.cancel
@@ -176,6 +177,9 @@ def cancel_taken_while_publishing() -> None:
         found = cancel(table, command)
         job = table.jobs.get(command.job)
         if job is not None and job.state == PUBLISHING and any(isinstance(one, Refused) for one in found):
+            for live in tuple(job.commit.live.get(0, ())):
+                key = AttemptKey(job.id, 0, COMMIT, 0, live.number)
+                attempt_commands.end(table, job, job.commit, key, live)
             return job_commands.finish(table, job, "cancelled", "cancelled")
         return found
 

@@ -184,8 +184,8 @@ BUGS = [
             **STORM,
             "workers": 3,
             "seconds": 22.0,
-            "works": (work("long", 0, files=30, lines=20, reduces=2, map_s=0.5),),
-            "script": ((3.0, "settlements-lost", 5.0), (10.0, "settlements-lost", 5.0)),
+            "works": (work("long", 0, files=60, lines=20, reduces=2, map_s=0.5),),
+            "script": ((3.0, "settlements-lost", 5.0), (9.5, "settlements-lost", 4.0)),
         },
     ),
     Bug(
@@ -197,7 +197,7 @@ BUGS = [
             "workers": 3,
             "seconds": 20.0,
             "works": tuple(work("sort", n, files=5, lines=20, reduces=3, at_s=1.0 * n) for n in range(12)),
-            "script": ((2.0, "workers-apart", 5.0), (9.0, "workers-apart", 5.0)),
+            "script": ((2.0, "bit-flips", 5.0), (9.0, "cut-after-bytes", 5.0)),
         },
     ),
     Bug(

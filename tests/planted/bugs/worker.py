@@ -196,8 +196,9 @@ BUGS = [
             **STORM,
             "workers": 3,
             "seconds": 20.0,
-            "works": tuple(work("sort", n, files=5, lines=20, reduces=3, at_s=1.0 * n) for n in range(12)),
-            "script": ((2.0, "bit-flips", 5.0), (9.0, "cut-after-bytes", 5.0)),
+            "works": tuple(work("sort", n, files=6, lines=40, reduces=4, at_s=0.8 * n) for n in range(20)),
+            "script": ((1.0, "cut-after-bytes", 8.0), (9.6, "bit-flips", 8.0)),
+            "job_every_s": 1.0,
         },
     ),
     Bug(

@@ -57,7 +57,7 @@ class Work:
     key_s: float = 0.0  # what each key costs
     cancel_after_s: float | None = None
     regretted: bool = (
-        False  # then in the moment in which its output is being published, if that can be met (T7, FT14)
+        False  # cancelled in the moment of its publication instead, if that can be met (T7, FT14)
     )
     again: bool = False  # submitted twice, by two clients, under one id (C10)
     packed: int = 1  # how many files of the largest size fit into one split

@@ -21,6 +21,7 @@ WITHIN_S = {
     "trespass": 25.0,
     "retry": 60.0,
     "occupied": 60.0,
+    "rival": 60.0,
 }
 # These leave no master alive.
 NOBODY = frozenset({"kill-all-masters", "power-cut-all"})
@@ -110,25 +111,33 @@ def _majority(masters: Sequence[str], cut: set[tuple[str, str]]) -> bool:
     )
 
 
+# call -> the codes that tell the truth
+TAKEN = {
+    "occupied": frozenset({"OUTPUT_EXISTS"}),
+    "rival": frozenset({"OUTPUT_IN_USE", "OUTPUT_EXISTS"}),  # the first one may have published meanwhile
+}
+
+
 def occupied(history: Sequence[Event], evidence: Evidence) -> Verdict:
-    """D12: a job whose output is not empty is refused before anything runs, and nothing there is touched."""
+    """D12: a job whose output is not empty, or another's who still lives, is refused before anything runs, and nothing
+    there is touched."""
     listed = {job.id for job in evidence.jobs if job.status}
-    calls = {e.id: e.value["job"] for e in history if e.op == "occupied" and e.kind == "invoke"}
+    calls = {e.id: e.value["job"] for e in history if e.op in TAKEN and e.kind == "invoke"}
     wrong, counted = [], 0
     for event in history:
-        if event.op != "occupied" or event.kind != "ok":
+        if event.op not in TAKEN or event.kind != "ok":
             continue
         job, answer = calls[event.id], event.value
         counted += 1
-        if answer["before"] != answer["after"]:
+        if answer.get("before") != answer.get("after"):
             wrong.append(f"{job}: its output was there before, and {_changed(answer)} changed")
-        if answer["refused"] != "OUTPUT_EXISTS":
+        if answer["refused"] not in TAKEN[event.op]:
             said = f"refused as {answer['refused']}" if answer["refused"] else "accepted"
-            wrong.append(f"{job}: its output was not empty, and it was {said}")
+            wrong.append(f"{job}: its output was not free, and it was {said}")
         if job in listed:
-            wrong.append(f"{job}: its output was not empty, and the cluster has the job")
+            wrong.append(f"{job}: its output was not free, and the cluster has the job")
     ran = {mark.job for mark in evidence.marks} & set(calls.values())
-    wrong += [f"{job}: its output was not empty, and tasks of it ran" for job in sorted(ran)]
+    wrong += [f"{job}: its output was not free, and tasks of it ran" for job in sorted(ran)]
     return verdict("full outputs are left alone", ("D12",), wrong, {"submits": counted})
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from jepsen_like import tasks
 from jepsen_like.history import History
-from jepsen_like.workloads import Work, write_inputs
+from jepsen_like.workloads import Work, split_size, write_inputs
 from mr import outcome, shapes, submit
 from mr.client import Client, Handle
 from mr.errors import Cancelled, CommitUnknown, DeadlineExceeded, Error, JobFailed, NotFound, Rejected
@@ -128,7 +128,7 @@ class Clients(threading.Thread):
             flags={
                 "name": work.shape,
                 "reduces": work.reduces,
-                "split_size": work.packed * max(path.stat().st_size for path in folder.iterdir()),
+                "split_size": split_size(work, sorted(folder.iterdir())),
                 **work.flags,
                 "env": {
                     "CHAOS_MARKS": str(self.home / "marks"),

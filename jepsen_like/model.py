@@ -75,7 +75,7 @@ def _seen(state: str, shown: str) -> str | None:
 JOB_OPS = frozenset({"submit", "cancel", "status", "wait"})
 REGISTER_OPS = frozenset({"read", "write", "cas"})
 OTHER_OPS = frozenset(
-    {"again", "blobs", "occupied", "retry", "trespass"}
+    {"again", "blobs", "occupied", "retry", "rival", "trespass"}
 )  # calls of the harness's own scenes
 
 

@@ -98,6 +98,7 @@ class Scenes(threading.Thread):
         rng = Random(f"scenes {self._seed}")
         scenes = {shape: self._shape(shape) for shape in JOBS}
         scenes |= {"occupied": self._occupied, "retried": self._retried, "altered": self._altered}
+        scenes |= {"rivals": self._rivals}
         scenes |= {"trespass": self._trespass} if self._keys is not None else {}
         asked = self._wanted != "all"
         names = [name.strip() for name in self._wanted.split(",")] if asked else sorted(scenes)
@@ -142,6 +143,24 @@ class Scenes(threading.Thread):
                 refused = error.code
             after = {name: row["sha256"] for name, row in hashed(out).items()}
             call.answer = {"refused": refused, "before": before, "after": after}
+
+    def _rivals(self, number: str, rng: Random) -> None:
+        """D12: two jobs want to publish at one place; whoever comes second is refused, as long as the first one lives
+        and afterwards."""
+        id, second = f"rivals-s{number}", f"rivals-t{number}"
+        prepared, other = self._prepare(id, "chain", rng), self._prepare(second, "sides", rng, out=id)
+        del self.expected[second]
+        with self._connect(timeout=8.0) as client:
+            if not self._submit(client, id, prepared):
+                return
+            with recorded(self._history, "scenes", "rival", {"job": second}) as call:
+                refused = ""
+                try:
+                    submit.send(client.calls, other)
+                except Rejected as error:
+                    refused = error.code
+                call.answer = {"refused": refused}
+            self._wait(client, id)
 
     def _retried(self, number: str, rng: Random) -> None:
         """A job is cancelled, twice, and tried again as a new one."""
@@ -214,8 +233,8 @@ class Scenes(threading.Thread):
         files = certificates.find(folder, "client", "mallory")
         return Tls(ca=files.ca, cert=files.cert, key=files.key)
 
-    def _prepare(self, id: str, shape: str, rng: Random) -> submit.Prepared:
-        """Input, job file, and what must come of them."""
+    def _prepare(self, id: str, shape: str, rng: Random, out: str = "") -> submit.Prepared:
+        """Input, job file, and what must come of them. `out` is whose output it wants instead of its own."""
         folder = self._home / "in" / id
         write_inputs(shape, folder, rng)
         file = self._home / "jobs" / f"{id}.py"
@@ -228,7 +247,7 @@ class Scenes(threading.Thread):
             submit.Request(
                 job_file=file,
                 inputs=(str(folder),),
-                output=str(self._home / "out" / id),
+                output=str(self._home / "out" / (out or id)),
                 id=id,
                 flags={"env": env},
             )

@@ -34,6 +34,8 @@ WORDS = [
 ERRAND = "errand"  # how jobs that faults submit themselves are called: see errand.py
 # shape -> weight; the long one is drawn by hand
 MIX = {"wordcount": 3.0, "tiny": 3.0, "sort": 2.0, "index": 2.0, "skew": 1.0, "flaky": 1.0, "poison": 0.5}
+CUT = frozenset({"wordcount", "sort", "index", "skew", "tiny", "spill"})  # whose files may be cut into splits
+HOT = 0.75  # of the rows of a spilling job have one key: more values than one piece of it holds
 # shape -> the causes that tell the truth of its failure, and a word of the message
 FAILURES: dict[str, tuple[tuple[str, ...], str]] = {
     "poison": (("USER_EXCEPTION",), "POISON"),
@@ -61,6 +63,7 @@ class Work:
     )
     again: bool = False  # submitted twice, by two clients, under one id (C10)
     packed: int = 1  # how many files of the largest size fit into one split
+    cut: bool = False  # instead, files are cut in the middle; the first one exactly where a line begins
 
     @property
     def expected(self) -> str:
@@ -133,10 +136,19 @@ def _work(rng: Random, number: int, shape: str, at_s: float, duration_s: float) 
         cancel_after_s=round(rng.choice([0.0, 0.3, 1.0, 2.0]) * rng.uniform(0.5, 1.5), 3)
         if cancelled
         else None,
-        regretted=cancelled and seed % 3 == 0,
+        regretted=cancelled and seed % 2 == 0,
         again=rng.random() < 0.25,
         packed=1 if shape == "long" else rng.choice([1, 1, 1, 3]),
+        cut=shape in CUT and seed % 4 == 1,
     )
+
+
+def split_size(work: Work, files: Sequence[Path]) -> int:
+    """Bytes of a split, with which the work is submitted."""
+    if not work.cut:
+        return work.packed * max(path.stat().st_size for path in files)
+    text = files[0].read_bytes()
+    return text.rfind(b"\n", 0, len(text) // 2) + 1 or len(text)
 
 
 def write_inputs(work: Work, folder: Path) -> list[Path]:
@@ -159,6 +171,8 @@ def write_inputs(work: Work, folder: Path) -> list[Path]:
 def _row(shape: str, rng: Random, number: int, row: int) -> str:
     words = rng.choices(WORDS, k=rng.randint(1, 12))
     match shape:
+        case "spill" if rng.random() < HOT:
+            return f"hot\t{' '.join(words)}"
         case "sort" | "spill":
             return f"{rng.randrange(1 << 20):06x}\t{' '.join(words)}"
         case "skew":

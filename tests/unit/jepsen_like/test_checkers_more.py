@@ -106,6 +106,18 @@ def reduces(evidence: Evidence) -> dict[str, Any]:
 
 MORE: list[tuple[str, Callable[..., Verdict], Spoil, str]] = [
     (
+        "D12 a second job gets the place of one that lives",
+        refusals.occupied,
+        lambda h, e: h.extend(call(74, 8, "rival", "second", {"refused": ""})),
+        "second: its output was not free, and it was accepted",
+    ),
+    (
+        "D12 it is refused, and for no true reason",
+        refusals.occupied,
+        lambda h, e: h.extend(call(74, 8, "rival", "second", {"refused": "QUOTA"})),
+        "refused as QUOTA",
+    ),
+    (
         "C14 a follower stands still",
         limits.keeping_up,
         lambda h, e: h.extend(behind()),
@@ -428,6 +440,11 @@ def test_a_broken_promise_is_found(
 
 
 FINE: list[tuple[str, Callable[..., Verdict], Spoil]] = [
+    (
+        "D12 a second job is refused while the first one lives",
+        refusals.occupied,
+        lambda h, e: h.extend(call(74, 8, "rival", "second", {"refused": "OUTPUT_IN_USE"})),
+    ),
     (
         "C14 it has what was committed a while ago",
         limits.keeping_up,

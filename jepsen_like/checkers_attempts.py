@@ -18,7 +18,7 @@ from typing import Any
 
 from jepsen_like.checkers_consensus import verdict
 from jepsen_like.checkers_data import damaged_outputs
-from jepsen_like.evidence import Evidence
+from jepsen_like.evidence import Evidence, full_name
 from jepsen_like.history import Event
 from jepsen_like.verdict import Verdict
 
@@ -148,7 +148,7 @@ def granted(history: Sequence[Event], evidence: Evidence) -> Verdict:
         wrong += [
             f"{job} {task} attempt {number} met a record, and no worker began it"
             for job, task, number in marks
-            if (job, _full(task), number) not in begun
+            if (job, full_name(task), number) not in begun
         ]
     wrong += [
         f"{job} {task} attempt {number} met its first record {count} times"
@@ -169,13 +169,6 @@ def _blind(history: Sequence[Event], evidence: Evidence) -> set[str]:
         node = event.node or (event.value.get("node") if isinstance(event.value, dict) else None)
         struck |= {node} - masters if node else {worker.id for worker in evidence.workers}
     return struck
-
-
-def _full(task: str) -> str:
-    """The name of a task in journals, of that which it has in its environment: "m-7" is "0.m-00007"."""
-    step, _, rest = task.rpartition(".")
-    letter, _, index = rest.partition("-")
-    return f"{step or 0}.{letter}-{int(index):05d}" if index.isdigit() else task
 
 
 def _out_of_order(one: Attempt) -> Iterator[str]:
@@ -303,7 +296,7 @@ def losses(history: Sequence[Event], evidence: Evidence) -> Verdict:
     wrong, counted = [], 0
     for job, event in _events(evidence, "MapOutputLost"):
         counted += 1
-        task, worker = _full(event["task"]), event["worker"]
+        task, worker = full_name(event["task"]), event["worker"]
         match = _NAME.fullmatch(f"{task}.a{event['attempt']}")
         if match is None or worker in blind or worker not in journals:
             continue
@@ -372,7 +365,7 @@ def _losses(evidence: Evidence) -> dict[tuple[str, str, int], list[int]]:
     """(job, task, attempt) of map outputs that the log declares lost -> at which indexes."""
     found: dict[tuple[str, str, int], list[int]] = defaultdict(list)
     for job, event in _events(evidence, "MapOutputLost"):
-        found[job, _full(event["task"]), event["attempt"]].append(event["index"] or 0)
+        found[job, full_name(event["task"]), event["attempt"]].append(event["index"] or 0)
     return found
 
 

@@ -118,6 +118,13 @@ class Evidence:
     version: int = VERSION
 
 
+def full_name(task: str) -> str:
+    """The name of a task in journals, of that which it has in its environment: "m-7" is "0.m-00007"."""
+    step, _, rest = task.rpartition(".")
+    letter, _, index = rest.partition("-")
+    return f"{step or 0}.{letter}-{int(index):05d}" if index.isdigit() else task
+
+
 def save(evidence: Evidence, path: Path) -> None:
     """Writes it as JSON."""
     path.write_bytes(msgspec.json.encode(evidence))

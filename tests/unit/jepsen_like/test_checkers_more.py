@@ -441,6 +441,21 @@ def test_a_broken_promise_is_found(
 
 FINE: list[tuple[str, Callable[..., Verdict], Spoil]] = [
     (
+        "T6 on a busy machine its time was over before its first record, as often as is promised",
+        clients.ends,
+        lambda h, e: (
+            setattr(job(e, "wc"), "expected", "FAILED"),
+            setattr(job(e, "wc"), "shape", "hostile-forever"),
+            job(e, "wc").status.update(
+                state="FAILED",
+                failure={"cause": "TASK_TIMEOUT", "message": "its deadline passed", "task": "m-7"},
+            ),
+            e.workers[0].journal.extend(
+                line(6 + n, "failed", f"0.m-00007.a{n}", cause="TASK_TIMEOUT") for n in (1, 2)
+            ),
+        ),
+    ),
+    (
         "D12 a second job is refused while the first one lives",
         refusals.occupied,
         lambda h, e: h.extend(call(74, 8, "rival", "second", {"refused": "OUTPUT_IN_USE"})),

@@ -108,7 +108,10 @@ def acknowledged(history: Sequence[Event], evidence: Evidence) -> Verdict:
     wrong += [
         f"{job.id} exists, and nobody has submitted it"
         for job in evidence.jobs
-        if job.status and job.id not in asked and not _tried_again(job.id, asked) and ERRAND not in job.id
+        if job.status
+        and job.id not in asked
+        and not _tried_again(job.id, asked)
+        and not job.id.startswith(f"{ERRAND}-")
     ]
     counted = {
         "acknowledged": len(accepted),

@@ -19,10 +19,20 @@ from jepsen_like.history import History
 from jepsen_like.workloads import Work, split_size, write_inputs
 from mr import outcome, shapes, submit
 from mr.client import Client, Handle
-from mr.errors import Cancelled, CommitUnknown, DeadlineExceeded, Error, JobFailed, NotFound, Rejected
+from mr.errors import (
+    Cancelled,
+    CommitUnknown,
+    DeadlineExceeded,
+    Error,
+    JobFailed,
+    NotFound,
+    Rejected,
+    WaitTimeout,
+)
 from mr.rpc.job_pb2 import COMMIT
 
 POLL_S = 0.4
+FOLLOW_S = 10.0
 ENDS = (JobFailed, Cancelled, DeadlineExceeded)
 
 
@@ -109,12 +119,16 @@ class Clients(threading.Thread):
                 self._wait(client, name, work)
 
     def _await_publication(self, client: Client, work: Work) -> None:
-        """Follows the job, which nobody records, until it is told to publish; or does not hear of it."""
-        try:
-            for event in Handle(client, work.id).follow(tasks=True, deadline=self.deadline):
-                if event.HasField("attempt") and event.attempt.task.kind == COMMIT:
-                    return
-        except (Error, TimeoutError):
+        """Follows the job, which nobody records, until it is told to publish, is over, or cannot be heard of."""
+        while time.monotonic() < self.deadline:  # which the run sets while this waits
+            try:
+                for event in Handle(client, work.id).follow(tasks=True, deadline=time.monotonic() + FOLLOW_S):
+                    if event.HasField("attempt") and event.attempt.task.kind == COMMIT:
+                        return
+            except WaitTimeout:
+                continue
+            except Error:
+                return
             return
 
     def _submit(self, client: Client, name: str, work: Work) -> bool:

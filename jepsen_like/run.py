@@ -42,9 +42,8 @@ if TYPE_CHECKING:
 CALM_S = 120.0
 OWN_LOAD = 3.0  # processes a processor: more than one cluster in its storm was ever seen to want on two
 SLOWEST = 5.0
-TOGETHER_S = (
-    30.0  # from the calm's end until every master has all that the leader has, and every worker its session
-)
+# From the calm's end until every master has all that the leader has, and every worker its session.
+TOGETHER_S = 30.0
 WORKING = frozenset({"active", "excluded"})  # one that failed too often is spared for minutes, on purpose
 Say = Callable[[str], None]
 

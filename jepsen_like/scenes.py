@@ -98,7 +98,7 @@ class Scenes(threading.Thread):
         rng = Random(f"scenes {self._seed}")
         scenes = {shape: self._shape(shape) for shape in JOBS}
         scenes |= {"occupied": self._occupied, "retried": self._retried, "altered": self._altered}
-        scenes |= {"rivals": self._rivals}
+        scenes["rivals"] = self._rivals
         scenes |= {"trespass": self._trespass} if self._keys is not None else {}
         asked = self._wanted != "all"
         names = [name.strip() for name in self._wanted.split(",")] if asked else sorted(scenes)

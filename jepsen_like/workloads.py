@@ -58,9 +58,8 @@ class Work:
     map_s: float = 0.0  # what each file costs
     key_s: float = 0.0  # what each key costs
     cancel_after_s: float | None = None
-    regretted: bool = (
-        False  # cancelled in the moment of its publication instead, if that can be met (T7, FT14)
-    )
+    # cancelled in the moment of its publication instead, if that can be met (T7, FT14)
+    regretted: bool = False
     again: bool = False  # submitted twice, by two clients, under one id (C10)
     packed: int = 1  # how many files of the largest size fit into one split
     cut: bool = False  # instead, files are cut in the middle; the first one exactly where a line begins

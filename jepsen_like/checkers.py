@@ -40,6 +40,7 @@ CHECKERS: tuple[Checker, ...] = (
     refusals.occupied,
     limits.leases,
     limits.starvation,
+    limits.deadlines,
     limits.keeping_up,
     data.file_sets,
     data.visibility,

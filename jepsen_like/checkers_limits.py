@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from jepsen_like.checkers_consensus import verdict
 from jepsen_like.evidence import Evidence, Job
@@ -23,6 +23,8 @@ BEHIND_S = 15.0  # of a follower; with a snapshot to be sent, on a busy machine
 LOG_SNAPSHOTS = 6  # a log is trimmed before it is so many times what a snapshot is taken after
 SNAPSHOT_BYTES, SNAPSHOT_JOB_BYTES = 256 << 10, 128 << 10
 MESSAGE_GROWTH_BYTES = 96 << 20  # of a server that refused a message which was larger
+TASK_LOG_BYTES = (8 << 20) + (64 << 10) + 1024  # the beginning, the end, and how much is left out
+LATE_S = 15.0  # after its deadline a job is ended, where nothing hurts
 SNAPSHOT_EVERY = "MR_MASTER__SNAPSHOT_EVERY"
 
 
@@ -193,7 +195,60 @@ def bounded(history: Sequence[Event], evidence: Evidence) -> Verdict:
         entries = sum(line.get("type") == "entry" for line in master.dump)
         if every and entries > LOG_SNAPSHOTS * every:
             wrong.append(f"{master.id} kept {entries} entries, though snapshots are taken every {every}")
+    for worker in evidence.workers:
+        wrong += [
+            f"{worker.id} keeps {size:,} bytes that one attempt has printed: {name}"
+            for name, size in worker.logs.items()
+            if size > TASK_LOG_BYTES
+        ]
     return verdict("state stays small", ("T15",), wrong, {"samples": counted}, needs="samples")
+
+
+def deadlines(history: Sequence[Event], evidence: Evidence) -> Verdict:
+    """T6: a job that has a deadline is not ended before it, and soon after: what hurts may cost the time that it takes,
+    because a deadline counts the time in which somebody leads."""
+    asked: dict[str, Event] = {}
+    taken: dict[str, Event] = {}
+    seen: dict[str, Event] = {}
+    calls = {e.id: e for e in history if e.kind == "invoke"}
+    for event in history:
+        if event.op == "submit" and event.kind == "invoke":
+            asked.setdefault(event.value["job"], event)
+        elif event.op == "submit" and event.kind == "ok":
+            taken.setdefault(event.value["job"], event)
+        elif event.op == "status" and event.kind == "ok" and event.value["state"] in {"FAILED", "SUCCEEDED"}:
+            seen.setdefault(calls[event.id].value["job"], event)
+    hurts = list(_hurts(history))
+    last = max((e.t for e in history), default=0)
+    wrong, counted = [], 0
+    for job in evidence.jobs:
+        if (
+            not job.deadline_s
+            or job.id not in taken
+            or (job.id not in seen and job.id not in evidence.unfinished)
+        ):
+            continue
+        counted += 1
+        end = seen[job.id].t if job.id in seen else last
+        due = taken[job.id].t + int(job.deadline_s * 1e9)
+        took = (end - asked[job.id].t) / 1e9
+        if took < job.deadline_s:
+            wrong.append(
+                f"{job.id} ended {took:.1f} s after it was asked for, its deadline is {job.deadline_s:g} s"
+            )
+        late = (end - due - _covered(hurts, taken[job.id].t, end)) / 1e9
+        if late > LATE_S:
+            wrong.append(f"{job.id} went on for {late:.1f} s after its deadline of {job.deadline_s:g} s")
+    return verdict("deadlines are kept", ("T6",), wrong, {"jobs": counted})
+
+
+def _covered(spans: Iterable[tuple[int, int]], begin: int, end: int) -> int:
+    """Of the time from `begin` to `end`, what lies in any of the spans."""
+    covered, at = 0, begin
+    for start, stop in sorted(spans):
+        covered += max(0, min(stop, end) - max(start, at))
+        at = max(at, stop)
+    return covered
 
 
 def oversized(_history: Sequence[Event], evidence: Evidence) -> Verdict:

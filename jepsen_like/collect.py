@@ -57,6 +57,7 @@ class Collector:
         for id in sorted({*known, *listed, *self._scenes}):
             tried_again = any(other.startswith(f"{id}-r") for other in listed)
             self.evidence.jobs.append(self._job(client, id, known.get(id), tried_again))
+        self._forgive_overwritten()
         for id, server in masters.items():
             self.evidence.masters.append(self._view(connect_one, id, server, sorted(listed)))
 
@@ -85,12 +86,23 @@ class Collector:
         self._refer(job, work)
         return job
 
+    def _forgive_overwritten(self) -> None:
+        """Of two jobs with one place the later one owns it, if it succeeded; or else still the first one."""
+        jobs = {job.id: job for job in self.evidence.jobs}
+        for id, scene in self._scenes.items():
+            if scene.over:
+                later = jobs[id]
+                succeeded = later.status is not None and later.status["state"] == "SUCCEEDED"
+                other = jobs[scene.over] if succeeded else later
+                other.elsewhere, other.output, other.manifest, other.reference = True, None, None, {}
+
     def _refer(self, job: Job, work: Work | None) -> None:
         """What the reference interpreter makes of the same input."""
         if job.id in self._scenes:
             scene = self._scenes[job.id]
             job.shape, job.expected, job.counters = scene.shape, scene.state, scene.counters
             job.reference = scene.digests() if scene.state == "SUCCEEDED" else {}
+            job.deadline_s = scene.deadline_s
             return
         if job.shape not in tasks.SHAPES and job.shape != "register":
             return
@@ -149,7 +161,7 @@ class Collector:
                 )
                 for id, server in workers.items()
             ]
-            staged = {job for job in ended & self._staging.keys() if glob.glob(self._staging[job])}
+            staged = {job for job in ended & self._staging.keys() if _staged(self._staging[job])}
             left = staged or any(one.scratch or one.processes for one in found)
             if time.monotonic() > deadline or not left:
                 break
@@ -165,6 +177,7 @@ class Collector:
         for master in self.evidence.masters:
             self._dump(master, masters[master.id], env)
         for worker in self.evidence.workers:
+            worker.logs = _largest(workers[worker.id].work_dir / "logs")
             for name in ("journal.1.jsonl", "journal.jsonl"):
                 path = workers[worker.id].work_dir / name
                 for record in _jsonl(path.read_text()) if path.is_file() else ():
@@ -230,6 +243,16 @@ def hashed(folder: Path) -> dict[str, dict[str, Any]]:
             "sha256": hashlib.sha256(data).hexdigest(),
         }
     return dict(sorted(found.items()))
+
+
+def _staged(pattern: str) -> bool:
+    """Whether a staging place is there, or one that somebody has taken (mr/output.py)."""
+    return bool(glob.glob(pattern) or glob.glob(f"{pattern}~*"))
+
+
+def _largest(place: Path) -> dict[str, int]:
+    sizes = {str(path.relative_to(place)): path.stat().st_size for path in _files(place)}
+    return {name: size for name, size in sizes.items() if size == max(sizes.values())}
 
 
 def _files(place: Path) -> Iterator[Path]:

@@ -28,6 +28,8 @@ class Job:
     output: dict[str, dict[str, Any]] | None = None  # file -> {bytes, sha256}; None: no directory
     manifest: dict[str, Any] | None = None
     staging: bool = False  # its staging place is still there
+    elsewhere: bool = False  # the place of its output is another job's, which overwrote it or could not
+    deadline_s: float = 0.0  # of the whole job; 0: none
     reference: dict[str, dict[str, Any]] = field(default_factory=dict)  # part -> {bytes, sha256}
     counters: dict[str, int] = field(default_factory=dict)  # what they must be
     input_changed: list[str] = field(default_factory=list)
@@ -41,6 +43,7 @@ class Worker:
     journal: list[dict[str, Any]] = field(default_factory=list)  # worker/journal.py
     scratch: list[str] = field(default_factory=list)  # files of jobs after the calm
     processes: list[str] = field(default_factory=list)  # task processes of ended jobs after the calm
+    logs: dict[str, int] = field(default_factory=dict)  # what tasks have printed: the largest file, its bytes
 
 
 @dataclass(slots=True, kw_only=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import time
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any, ClassVar
 
 from jepsen_like.fault import Fault, Missed, follower_of, leader_of, master_of
 from jepsen_like.faults_disk import DiskFault
-from jepsen_like.place import Place
+from jepsen_like.place import Place, empty
 from mr.errors import Error
 
 _CATCH_UP_S = 45.0
@@ -174,9 +173,7 @@ class DamagedMaster(DiskFault):
             await_together(place)
         except Error as error:
             self.refused = str(error)[:300]
-            place.kill(self._id)
-            _empty(place.server(self._id).data_dir)
-            place.start(self._id, "--replace")
+            place.replace(self._id)
             await_together(place)
 
     def proof(self, place: Place) -> dict[str, Any] | None:
@@ -193,7 +190,7 @@ class WipedMaster(DamagedMaster):
         """See DamagedMaster."""
         folder = place.server(self._id).data_dir
         count = sum(path.is_file() for path in folder.rglob("*"))
-        _empty(folder)
+        empty(folder)
         self._done.append({"file": str(folder), "how": "emptied", "files": count})
 
 
@@ -231,15 +228,6 @@ def _damage(path: Path, rng: Random) -> list[dict[str, Any]]:
     except (OSError, ValueError):
         return []
     return [{"file": str(path), "how": how, "at": at, "size": size}]
-
-
-def _empty(folder: Path) -> None:
-    """Removes what is in it; it may be a mount."""
-    for entry in folder.iterdir():
-        if entry.is_dir():
-            shutil.rmtree(entry)
-        else:
-            entry.unlink()
 
 
 FAULTS: tuple[type[Fault], ...] = (

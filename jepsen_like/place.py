@@ -68,6 +68,7 @@ class Place(Ground):
         self.small: dict[str, Path] = {}  # workers whose scratch is a small tmpfs
         self.outputs: Path | None = None  # where jobs publish, if that is a small tmpfs
         self.addresses: dict[str, str] = {}
+        self.replaced: set[str] = set()  # masters whose disk was taken away
         self._launcher = list(launcher)
         self._network: Network | None = None
         self._proxies = ProxyProcess(self.marker.prefix, seed)
@@ -140,8 +141,8 @@ class Place(Ground):
         """The node of that name. Raises KeyError."""
         return self.servers[id]
 
-    def start(self, id: str, *more: str, tries: int = 3) -> Server:
-        """Starts a node if it does not run, this once with `more` flags. Raises Error when it does not come up."""
+    def start(self, id: str, *, tries: int = 3) -> Server:
+        """Starts a node if it does not run. Raises Error when it does not come up."""
         with self._locks[id]:
             server = self.server(id)
             usual = server.argv
@@ -149,7 +150,7 @@ class Place(Ground):
                 if server.alive:
                     break
                 try:
-                    server.argv = [*usual, *more]
+                    server.argv = [*usual, "--replace"] if id in self.replaced else usual
                     self.cluster.restart(id)
                 except Error:
                     if attempt == tries:
@@ -158,6 +159,15 @@ class Place(Ground):
                 finally:
                     server.argv = usual
             return server
+
+    def replace(self, id: str) -> Server:
+        """Gives a master an empty disk. From now on, whoever starts it says that its old one was lost: it may die again
+        before it has heard who the others are. Raises Error when it does not come up."""
+        with self._locks[id]:
+            self.kill(id)
+            empty(self.server(id).data_dir)
+            self.replaced.add(id)
+            return self.start(id)
 
     def kill(self, id: str, sig: int = signal.SIGKILL) -> dict[str, Any]:
         """Sends a signal; says to which process, and what became of it if it is to die."""
@@ -340,3 +350,12 @@ def _loopback_block() -> str:
             except OSError:
                 continue
             return block
+
+
+def empty(folder: Path) -> None:
+    """Removes what is in it; it may be a mount."""
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()

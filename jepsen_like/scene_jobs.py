@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+SLOW_S = 6.0
 _marked = ""
 
 
@@ -75,6 +76,13 @@ def counted(line: str, ctx: Any) -> Iterator[tuple[str, Any]]:
 def look(line: str) -> Iterator[tuple[str, Any]]:
     """Reads what a task should not be able to read (S4)."""
     mark(around() if "MR_TASK_ID" in os.environ else None)
+    yield line, 1
+
+
+def slowly(line: str) -> Iterator[tuple[str, Any]]:
+    """Takes so long that the job's deadline comes first."""
+    mark()
+    time.sleep(SLOW_S)
     yield line, 1
 
 

@@ -38,6 +38,7 @@ JOBS = {
     "sides": "job = mr.Job('sides', [mr.step(counted, total, reduces=1)])",
     "sparse": "job = mr.Job('sparse', [mr.step(words, total, reduces=7)])",
     "peek": "job = mr.Job('peek', [mr.step(look, total, reduces=1)])",
+    "late": "job = mr.Job('late', [mr.step(slowly, total)])",
     "odd": "job = mr.Job('odd', [mr.step(whole, total, reduces=2)])",
 }
 # Texts as users have them, and the lines that they are (FD16).
@@ -49,6 +50,8 @@ ODD: dict[str, tuple[bytes, list[str]]] = {
     "0004.txt.gz": (gzip.compress(b"two\nmem") + gzip.compress(b"bers\n"), ["two", "members"]),
     "0005.txt": (b"long" * 200_000 + b"\nand short\n", ["long" * 200_000, "and short"]),
 }
+LATE_S = (4, 12)  # a job's deadline
+LATE_LINES = 20  # of a job that is late: two minutes' worth
 PAUSE_S = 1.5
 LAST_S = 12.0  # nothing new is begun so long before the end
 
@@ -61,6 +64,8 @@ class Expected:
     state: str = "SUCCEEDED"
     files: dict[str, bytes] = field(default_factory=dict)
     counters: dict[str, int] = field(default_factory=dict)
+    over: str = ""  # the job whose output it overwrites if it succeeds
+    deadline_s: float = 0.0
 
     def digests(self) -> dict[str, dict[str, Any]]:
         """Its files, as evidence keeps them."""
@@ -96,9 +101,9 @@ class Scenes(threading.Thread):
         for name in ("marks", "in", "out", "jobs", "peeks"):
             (self._home / name).mkdir(parents=True, exist_ok=True)
         rng = Random(f"scenes {self._seed}")
-        scenes = {shape: self._shape(shape) for shape in JOBS}
+        scenes = {shape: self._shape(shape) for shape in JOBS if shape != "late"}
         scenes |= {"occupied": self._occupied, "retried": self._retried, "altered": self._altered}
-        scenes["rivals"] = self._rivals
+        scenes |= {"rivals": self._rivals, "overwritten": self._overwritten, "late": self._late}
         scenes |= {"trespass": self._trespass} if self._keys is not None else {}
         asked = self._wanted != "all"
         names = [name.strip() for name in self._wanted.split(",")] if asked else sorted(scenes)
@@ -161,6 +166,32 @@ class Scenes(threading.Thread):
                     refused = error.code
                 call.answer = {"refused": refused}
             self._wait(client, id)
+
+    def _overwritten(self, number: str, rng: Random) -> None:
+        """D4, D5: a job publishes over the output of another one, or is cancelled and leaves that as it was."""
+        id, second = f"overwritten-s{number}", f"overwritten-t{number}"
+        prepared = self._prepare(id, "sides", rng)
+        cancelled = rng.random() < 0.4
+        with self._connect(timeout=8.0) as client:
+            if not self._submit(client, id, prepared) or self._wait(client, id) != "SUCCEEDED":
+                return
+            other = self._prepare(second, "chain", rng, out=id, overwrite=True)
+            self.expected[second].over = id
+            if not self._submit(client, second, other):
+                return
+            if cancelled:
+                cancel(self._history, client, "scenes", second)
+            self._wait(client, second)
+
+    def _late(self, number: str, rng: Random) -> None:
+        """T6: a job that is not done by its deadline ends then, whoever leads by that time."""
+        id = f"late-s{number}"
+        deadline_s = rng.randint(*LATE_S)
+        prepared = self._prepare(id, "late", rng, deadline=f"{deadline_s}s")
+        self.expected[id] = Expected("late", "FAILED", deadline_s=deadline_s)
+        with self._connect(timeout=8.0) as client:
+            if self._submit(client, id, prepared):
+                self._wait(client, id)
 
     def _retried(self, number: str, rng: Random) -> None:
         """A job is cancelled, twice, and tried again as a new one."""
@@ -233,7 +264,7 @@ class Scenes(threading.Thread):
         files = certificates.find(folder, "client", "mallory")
         return Tls(ca=files.ca, cert=files.cert, key=files.key)
 
-    def _prepare(self, id: str, shape: str, rng: Random, out: str = "") -> submit.Prepared:
+    def _prepare(self, id: str, shape: str, rng: Random, out: str = "", **flags: Any) -> submit.Prepared:
         """Input, job file, and what must come of them. `out` is whose output it wants instead of its own."""
         folder = self._home / "in" / id
         write_inputs(shape, folder, rng)
@@ -249,7 +280,7 @@ class Scenes(threading.Thread):
                 inputs=(str(folder),),
                 output=str(self._home / "out" / (out or id)),
                 id=id,
-                flags={"env": env},
+                flags={"env": env, **flags},
             )
         )
 
@@ -272,11 +303,13 @@ class Scenes(threading.Thread):
             except (Error, TimeoutError):
                 continue
 
-    def _wait(self, client: Client, id: str) -> None:
-        while time.monotonic() < self.deadline:
-            if status(self._history, client, "scenes", id) in outcome.OVER:
-                return
-            time.sleep(0.4)
+    def _wait(self, client: Client, id: str) -> str:
+        """Its last state that was heard of."""
+        state = ""
+        while time.monotonic() < self.deadline and state not in outcome.OVER:
+            time.sleep(0.4 if state else 0.0)
+            state = status(self._history, client, "scenes", id) or state
+        return state
 
 
 def write_inputs(shape: str, folder: Path, rng: Random) -> None:
@@ -284,7 +317,9 @@ def write_inputs(shape: str, folder: Path, rng: Random) -> None:
     folder.mkdir()
     rows = [" ".join(rng.choices(WORDS, k=rng.randint(1, 6))) for _ in range(rng.randint(1, 40))]
     texts = {"0000.txt": "".join(f"{row}\n" for row in rows).encode()}
-    if shape == "sparse":
+    if shape == "late":
+        texts = {"0000.txt": b"so long\n" * LATE_LINES}
+    elif shape == "sparse":
         texts = {"0000.txt": b"one word\n", "0001.txt": b""}
     elif shape == "odd":
         texts = {name: data for name, (data, _) in ODD.items()}

@@ -7,6 +7,7 @@ term changes, when it stops answering, and about every second while it answers.
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections.abc import Mapping
@@ -88,7 +89,8 @@ def _ask(stub: Any) -> dict[str, Any]:
 class Reader(threading.Thread):
     """Looks at every output as a user's next program would: once the marker is there, all that it lists must be (D4).
 
-    Records a note `published` for each output it saw complete, and `torn` for each marker that promised too much.
+    Records a note `published` for each output it saw complete, and `torn` for each marker that promised too much. An
+    output that takes the place of another one is looked at anew.
     """
 
     def __init__(self, out: Path, history: History) -> None:
@@ -103,22 +105,27 @@ class Reader(threading.Thread):
 
     def run(self) -> None:
         """Until `stop`."""
-        seen: set[str] = set()
+        seen: set[tuple[str, int]] = set()
         while not self._ended.wait(0.01):
-            for folder in self._out.iterdir():
-                if folder.name not in seen and (found := look(folder)) is not None:
-                    seen.add(folder.name)
+            with os.scandir(self._out) as there:
+                new = [entry for entry in there if (entry.name, entry.inode()) not in seen]
+            for entry in new:
+                if (found := look(self._out / entry.name)) is not None:
+                    seen.add((entry.name, entry.inode()))
                     kind = "torn" if found else "published"
-                    self._history.record("reader", "note", kind, {"job": folder.name, "missing": found})
+                    self._history.record("reader", "note", kind, {"job": entry.name, "missing": found})
 
 
 def look(folder: Path) -> list[str] | None:
-    """What the marker of an output lists and is not there, or not whole; None without a marker."""
+    """What the marker of an output lists and is not there, or not whole; None without a marker, and when another output
+    has taken its place meanwhile."""
     try:
+        before = folder.stat().st_ino
         listed = json.loads((folder / "_SUCCESS").read_bytes())["files"]
+        missing = [row["name"] for row in listed if _size(folder / row["name"]) != row["bytes"]]
+        return missing if folder.stat().st_ino == before else None
     except (OSError, ValueError):
         return None
-    return [row["name"] for row in listed if _size(folder / row["name"]) != row["bytes"]]
 
 
 def _size(path: Path) -> int:

@@ -40,6 +40,7 @@ HOT = 0.75  # of the rows of a spilling job have one key: more values than one p
 FAILURES: dict[str, tuple[tuple[str, ...], str]] = {
     "poison": (("USER_EXCEPTION",), "POISON"),
     "altered": (("INPUT_CHANGED", "INPUT_MISSING"), "input"),
+    "late": (("JOB_DEADLINE",), "not done within"),
 }
 MIX |= {"spill": 1.0, **{f"hostile-{deed}": 0.15 for deed in hostile.ENDS}}
 
@@ -91,7 +92,7 @@ def failure_of(shape: str) -> tuple[str, tuple[str, ...], str]:
 
 def attempts_of(shape: str) -> int:
     """How often a task is tried before its job fails by its own code: so often it met its first record."""
-    if shape == "altered":
+    if shape in {"altered", "late"}:
         return 0
     return hostile.ATTEMPTS if shape.startswith("hostile-") else 4
 

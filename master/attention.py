@@ -22,6 +22,7 @@ from mr.rpc import job_pb2, session_pb2, table_pb2
 
 WATCH_S = 0.2  # between looks at leases and deadlines
 TIDY_S = 5.0  # between looks at what may be forgotten
+CLOCK_S = 1.0  # of a deadline, a failover loses no more
 BACKUPS_S = 0.5  # between looks for stragglers
 SUSPICIONS_S = 30.0  # how long a suspicion counts
 
@@ -58,7 +59,7 @@ class Attention:
         self._deadlines: dict[str, float] = {}
         self._served: dict[str, float] = {}
         self._strikes: dict[str, list[tuple[float, int]]] = {}
-        self._watched_s = self._backups_s = self._tidied_s = float("-inf")
+        self._watched_s = self._backups_s = self._tidied_s = self._logged_s = float("-inf")
 
     def due(self, now_s: float) -> bool:
         """Whether it is time to look again."""
@@ -74,6 +75,15 @@ class Attention:
         self._tidied_s = now_s
         self.fetches.forget(now_s)
         return True
+
+    def logged(self, now_s: float) -> None:
+        """An entry was applied, and with it the time."""
+        self._logged_s = now_s
+
+    def clock_due(self, now_s: float) -> bool:
+        """Whether the log must hear how late it is: the next leader counts a deadline from what entries say, and a job
+        with one long task makes none."""
+        return bool(self._deadlines) and now_s - self._logged_s >= CLOCK_S
 
     # -- jobs --
 

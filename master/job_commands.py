@@ -123,7 +123,7 @@ def expire(table: TaskTable, command: table_pb2.ExpireJob) -> list[Event]:
 
 
 def forget_jobs(table: TaskTable, command: table_pb2.ForgetJobs) -> list[Event]:
-    """Finished jobs become short records, and the oldest records go (T15)."""
+    """Finished jobs become short records, and the oldest records go (T15). Of none, only the entry's time counts."""
     events: list[Event] = []
     for name in command.jobs:
         job = table.jobs.get(name)
@@ -134,7 +134,7 @@ def forget_jobs(table: TaskTable, command: table_pb2.ForgetJobs) -> list[Event]:
         events.append(JobForgotten(name))
     while len(table.ended) > ENDED_KEPT:
         table.ended.popitem(last=False)
-    return events or [Refused("no such finished jobs", "NOT_FOUND")]
+    return events if events or not command.jobs else [Refused("no such finished jobs", "NOT_FOUND")]
 
 
 def advance(job: Job) -> list[Event]:

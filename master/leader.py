@@ -186,6 +186,7 @@ class Leader:
             for result in results:
                 self._follow(result, event.index)
         self.desk.plan_due = True
+        self.desk.attention.logged(self.desk.now_s)
 
     def _follow(self, event: Event, index: int) -> None:
         """What the leader does because the table changed."""
@@ -321,6 +322,8 @@ class Leader:
         leases.watch(desk)
         for name in desk.attention.expired(desk.now_s):
             desk.proposals.ask(("expire", name), Command(expire=table_pb2.ExpireJob(job=name)))
+        if desk.attention.clock_due(desk.now_s):  # every release knows how to forget nothing
+            desk.proposals.ask(("clock",), Command(forget_jobs=table_pb2.ForgetJobs()))
         free = sum(dispatch.free_slots(desk, []).values())
         for key in planner.deadlocked(self.table, dispatch.total_slots(desk), free):
             desk.revoke(key, job_pb2.LEASE_REVOKED, "maps that it waits for need its slot")

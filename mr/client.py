@@ -256,9 +256,9 @@ class Handle:
 
     def results(self) -> Iterator[tuple[Any, Any]]:
         """The output's pairs, by part and in order. Waits for the job first; raises as `wait` does."""
-        from mr import output
+        from mr.results import read_results
 
-        yield from output.read_results(visible_output(self.wait()))
+        yield from read_results(visible_output(self.wait()))
 
     def counters(self) -> dict[str, int]:
         """Counters of the winning attempts, "group:name" to value (P-10)."""

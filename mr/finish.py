@@ -7,9 +7,9 @@ failed job. A worker that dies between publication and its report makes another 
 from __future__ import annotations
 
 from mr import context as contexts
-from mr import output
 from mr.failures import describe_failure
 from mr.loader import Code
+from mr.results import read_results
 from mr.rpc import job_pb2 as pb
 from mr.usercode import UserCode
 
@@ -25,7 +25,7 @@ def run_finalize(spec: pb.JobSpec, code: Code | None) -> str:
     try:
         found = UserCode(code, spec, context).bind("finalize", spec.finalize)
         assert found is not None
-        said = found[1](output.read_results(spec.output.path))
+        said = found[1](read_results(spec.output.path))
         return "" if said is None else str(said)[:NOTE_LIMIT]
     except (Exception, SystemExit) as error:
         return f"finalize failed: {describe_failure(error)}"[:NOTE_LIMIT]

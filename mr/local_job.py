@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mr import names, output
+from mr import names
 from mr.errors import CAUSES, Cause, JobFailed
 from mr.executors import Inline, Pool, Runner
 from mr.failures import AttemptFailed
+from mr.results import read_results
 from mr.rpc import job_pb2 as pb
 from mr.rpc import task_pb2
 from mr.shuffle import segment
@@ -55,7 +56,7 @@ class LocalResult:
 
     def results(self) -> Iterator[tuple[Any, Any]]:
         """The (key, value) pairs of the output, in the order of the parts, as its format reads them back."""
-        yield from output.read_results(self.output)  # holds on to self, and so to a temporary output
+        yield from read_results(self.output)  # holds on to self, and so to a temporary output
 
     @property
     def skipped_count(self) -> int:

@@ -7,8 +7,15 @@
 
 The staging place stands beside OUT, hence on the same file system: publication is one rename. `publish` may
 be cut short at any point and repeated by anyone, even by two at once: every step looks at what is there. What
-OUT held before is refused (D12), unless the job overwrites: then it is moved aside and removed, and for the
-moment between two renames there is no OUT at all.
+OUT held before is refused (D12), unless the job overwrites. Then whoever publishes first takes the staging place, by
+renaming it to a name that nobody else knows:
+
+    .OUT.mr-JOB~taken-RANDOM/     the same place, of one publisher; the next one takes it from there
+
+and what is ready there and OUT change names in one step. Where a file system has no such step (NFS), OUT is moved
+into the taken place and what is ready to OUT, and for a moment between two renames there is no OUT at all. Either way
+a publisher from whom the place was taken has no path left to rename from or to: however late it wakes, it can't move
+aside what another one, or the next job, has published since.
 """
 
 from __future__ import annotations
@@ -26,13 +33,15 @@ from typing import TYPE_CHECKING, Any
 
 from mr.causes import Cause
 from mr.errors import TaskFailure
+from mr.exchange import exchange
 from mr.formats import output_format
 
 if TYPE_CHECKING:
     from mr.rpc.job_pb2 import JobSpec, Output, OutputFile
 
 MANIFEST = "_SUCCESS"
-_NONCE, _ATTEMPTS, _FINAL = "nonce", "attempts", "final"
+_NONCE, _ATTEMPTS, _FINAL, _READY = "nonce", "attempts", "final", "ready"
+_TAKEN = "~taken-"  # no job id holds a tilde
 _WRITE_BYTES = 256 << 10
 
 
@@ -122,7 +131,8 @@ def check_nonce(spec: JobSpec) -> None:
 
 
 def cleanup(spec: JobSpec) -> None:
-    """Remove the staging place of a job that ended. Raises OSError if something can't be removed."""
+    """Remove the staging place of a job that ended without an output, or one that no job will use. A place that
+    somebody has taken to publish it stays. Raises OSError if something can't be removed."""
     if spec.staging:
         _remove_tree(Path(spec.staging))
 
@@ -133,6 +143,9 @@ def _remove_tree(path: Path) -> None:
             shutil.rmtree(path)
         except FileNotFoundError:
             continue  # another one removes it at the same time
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY:  # another one, who comes too late, makes a folder in it
+                raise
 
 
 # --- what an attempt writes ---
@@ -216,12 +229,14 @@ def attempt_path(spec: JobSpec, name: str) -> Path:
 def publish(spec: JobSpec, files: Sequence[OutputFile], counters: Mapping[str, int]) -> bytes:
     """Publish the winners: the digest (SHA-256) of the manifest. Idempotent. Raises OutputError, OSError."""
     manifest = manifest_of(spec, files, counters)
-    out, staging = Path(spec.output.path), Path(spec.staging)
+    out = Path(spec.output.path)
     try:
         if not _is_published(out, manifest):
             with _room(out):
-                _gather(staging, files, manifest)
-                _replace(out, staging, overwrite=spec.output.overwrite)
+                if spec.output.overwrite:
+                    _overwrite(out, _take(spec), files, manifest)
+                else:
+                    _rename(_gather(Path(spec.staging), files, manifest), out)
     except FileNotFoundError as error:
         # Another one that publishes the same job was faster, or somebody removed the staging place.
         if not _is_published(out, manifest):
@@ -229,8 +244,33 @@ def publish(spec: JobSpec, files: Sequence[OutputFile], counters: Mapping[str, i
                 Cause.OUTPUT_UNWRITABLE, f"a file of the job is gone from its staging place: {error.filename}"
             ) from error
     _sync_directory(out.parent)
-    _remove_tree(staging)
+    for place in _places(spec):
+        _remove_tree(place)
     return hashlib.sha256(manifest).digest()
+
+
+def _places(spec: JobSpec) -> list[Path]:
+    """Where the staging place of a job may be: taken by those who publish it, and where it was made."""
+    staging = Path(spec.staging)
+    if not spec.output.overwrite:
+        return [staging]
+    prefix = f"{staging.name}{_TAKEN}"
+    with os.scandir(staging.parent) as there:
+        taken = [staging.with_name(entry.name) for entry in there if entry.name.startswith(prefix)]
+    return [*taken, staging]
+
+
+def _take(spec: JobSpec) -> Path:
+    """The staging place under a name of this publisher's own. Raises FileNotFoundError if it is nowhere."""
+    staging = Path(spec.staging)
+    mine = staging.with_name(f"{staging.name}{_TAKEN}{secrets.token_hex(8)}")
+    for place in _places(spec):
+        try:
+            os.rename(place, mine)
+        except FileNotFoundError:
+            continue  # somebody else takes it at the same time
+        return mine
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(staging))
 
 
 def manifest_of(spec: JobSpec, files: Sequence[OutputFile], counters: Mapping[str, int]) -> bytes:
@@ -268,8 +308,8 @@ def _is_published(out: Path, manifest: bytes) -> bool:
         return False
 
 
-def _gather(staging: Path, files: Sequence[OutputFile], manifest: bytes) -> None:
-    """Move the winners to `final` under their published names, then write the manifest there, last."""
+def _gather(staging: Path, files: Sequence[OutputFile], manifest: bytes) -> Path:
+    """Move the winners to `final`, which is returned, under their published names, then write the manifest there."""
     final = staging / _FINAL
     final.mkdir(exist_ok=True)
     folders = {final}
@@ -277,8 +317,10 @@ def _gather(staging: Path, files: Sequence[OutputFile], manifest: bytes) -> None
         target = final / file.part
         if final not in target.parents or ".." in target.parts:
             raise OutputError(Cause.OUTPUT_UNWRITABLE, f"{file.part!r} is no name inside an output")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        folders.update(parent for parent in target.parents if final in parent.parents)
+        inner = [parent for parent in reversed(target.parents) if final in parent.parents]
+        for folder in inner:
+            folder.mkdir(exist_ok=True)  # never `final` itself again: its place may be gone by now
+        folders.update(inner)
         try:
             os.rename(staging / _ATTEMPTS / file.name, target)
         except FileNotFoundError:
@@ -294,13 +336,27 @@ def _gather(staging: Path, files: Sequence[OutputFile], manifest: bytes) -> None
     _write_synced(aside, manifest)
     os.rename(aside, final / MANIFEST)
     _sync_directory(final)
+    return final
 
 
-def _replace(out: Path, staging: Path, *, overwrite: bool) -> None:
-    if overwrite and not _is_empty(out):
-        os.rename(out, staging / f"replaced-{secrets.token_hex(8)}")
+def _overwrite(out: Path, place: Path, files: Sequence[OutputFile], manifest: bytes) -> None:
+    """From a `place` that was taken. What is whole is called `ready` there: after an exchange, that is what OUT held,
+    and must not be mistaken for a part of ours by one who takes the place then."""
+    ready = place / _READY
+    if not ready.exists():
+        os.rename(_gather(place, files, manifest), ready)
+    elif not _is_published(ready, manifest):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(ready))
+    if not _is_empty(out):
+        if exchange(ready, out):
+            return
+        os.rename(out, place / f"replaced-{secrets.token_hex(8)}")
+    _rename(ready, out)
+
+
+def _rename(final: Path, out: Path) -> None:
     try:
-        os.rename(staging / _FINAL, out)
+        os.rename(final, out)
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -316,30 +372,6 @@ def _is_empty(out: Path) -> bool:
         return True
     except NotADirectoryError:
         return False
-
-
-# --- results ---
-
-
-def read_manifest(out: str | os.PathLike[str]) -> dict[str, Any]:
-    """The manifest of a published output. Raises FileNotFoundError, ValueError."""
-    content: dict[str, Any] = json.loads(Path(out, MANIFEST).read_bytes())
-    return content
-
-
-def read_results(
-    out: str | os.PathLike[str], format: str = "", options: Mapping[str, str] | None = None
-) -> Iterator[tuple[Any, Any]]:
-    """The pairs of a published output, part by part, as far as its format keeps them.
-
-    `format` and `options` are those of the manifest unless given. Raises FileNotFoundError where nothing is
-    published.
-    """
-    manifest = read_manifest(out)
-    reader = output_format(format or manifest["format"], manifest["options"] if options is None else options)
-    for file in manifest["files"]:
-        if file["name"].startswith("part-"):
-            yield from reader.results(os.path.join(out, file["name"]))
 
 
 def _write_synced(path: Path, data: bytes) -> None:

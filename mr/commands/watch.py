@@ -94,7 +94,7 @@ def results(session: Session, *, id: str) -> int:
     from mr.client import visible_output
     from mr.commands.submit import print_results
     from mr.errors import Rejected
-    from mr.output import read_results
+    from mr.results import read_results
 
     with session.connect() as client:
         status = client.attach(id).status()

@@ -84,11 +84,19 @@ def orphan_in_the_output() -> None:
 
     gather = output._gather
 
-    def careless(staging: Path, files: Any, manifest: bytes) -> None:
-        gather(staging, files, manifest)
-        (staging / "final" / "part-r-00000.tmp").write_bytes(b"")
+    def careless(staging: Path, files: Any, manifest: bytes) -> Path:
+        final = gather(staging, files, manifest)
+        (final / "part-r-00000.tmp").write_bytes(b"")
+        return final
 
     output._gather = careless
+
+
+def any_manifest_will_do() -> None:
+    """A place that has a marker counts as published, whoever's it is."""
+    from mr import output
+
+    output._is_published = lambda out, _manifest: (out / output.MANIFEST).exists()
 
 
 def manifest_is_wrong() -> None:
@@ -174,6 +182,14 @@ BUGS = [
         in_tasks=True,
     ),
     Bug(name="orphan-in-the-output", breaks="D2", plant=orphan_in_the_output, run=QUIET, in_tasks=True),
+    Bug(
+        name="any-manifest-will-do",
+        breaks="D1, D4",
+        plant=any_manifest_will_do,
+        # jobs that overwrite others' outputs; some of them are cancelled
+        run={**QUIET, "seconds": 20.0, "scenes": "overwritten"},
+        in_tasks=True,
+    ),
     Bug(name="manifest-is-wrong", breaks="D3, T11", plant=manifest_is_wrong, run=QUIET, in_tasks=True),
     Bug(name="last-line-lost", breaks="D1, D6", plant=last_line_lost, run=QUIET, in_tasks=True),
     Bug(

@@ -139,6 +139,20 @@ def what_failed_is_not_fetched_again() -> None:
     Gather.ended = content  # type: ignore[method-assign]
 
 
+def log_bound_for_each_write() -> None:
+    """What is left of a log's bound is not counted down: it bounds each write, and not the file."""
+    from worker.log import AttemptLog
+
+    write = AttemptLog.write
+
+    def generous(self: Any, data: bytes) -> None:
+        left = self._left
+        write(self, data)
+        self._left = left
+
+    AttemptLog.write = generous  # type: ignore[method-assign]
+
+
 def forgotten_jobs_begin_again() -> None:
     """That a job was forgotten is not remembered: a late order for it is obeyed."""
     from worker.workload import Workload
@@ -173,6 +187,12 @@ BUGS = [
         },
     ),
     Bug(name="attempt-begun-twice", breaks="T5", plant=attempt_begun_twice, run=QUIET),
+    Bug(
+        name="log-bound-for-each-write",
+        breaks="T15",
+        plant=log_bound_for_each_write,
+        run={**QUIET, "works": (work("hostile-babble", 0, files=2, reduces=1), work("wordcount", 1))},
+    ),
     Bug(name="scratch-kept", breaks="D9", plant=scratch_kept, run=QUIET),
     Bug(name="environment-logged", breaks="S5", plant=environment_logged, run=QUIET),
     Bug(name="reduce-without-a-map", breaks="T9, D1", plant=reduce_without_a_map, run=QUIET),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -17,7 +18,9 @@ import pytest
 
 from mr import output
 from mr.causes import Cause
+from mr.exchange import exchange
 from mr.output import OutputError
+from mr.results import read_results
 from mr.rpc import job_pb2 as pb
 
 COUNTERS = {"mr:records_out": 6}
@@ -78,9 +81,7 @@ def test_the_output_is_the_parts_and_the_manifest_and_nothing_else(
     assert manifest["records"] == sum(row["records"] for row in manifest["files"]) == 6
     assert manifest["counters"] == COUNTERS
     assert manifest["job"] == "wc-1"
-    assert list(output.read_results(tmp_path / "out")) == [
-        (f"wc-1-key{i}", r) for r in (1, 2) for i in range(r * 2)
-    ]
+    assert list(read_results(tmp_path / "out")) == [(f"wc-1-key{i}", r) for r in (1, 2) for i in range(r * 2)]
 
 
 # --- cut short anywhere ---
@@ -121,10 +122,9 @@ def replayed(tmp_path: Path, spec: pb.JobSpec, before: dict[str, bytes] | None, 
     points, gaps = 0, 0
     for after in (False, True):
         for count in range(10_000):
-            for name in (Path(spec.staging).name, "out"):
-                shutil.rmtree(tmp_path / name, ignore_errors=True)
-                if (pristine / name).exists():
-                    shutil.copytree(pristine / name, tmp_path / name)
+            for left in [path for path in tmp_path.iterdir() if path != pristine]:
+                shutil.rmtree(left)
+            shutil.copytree(pristine, tmp_path, dirs_exist_ok=True)
             try:
                 with killed_at(count, after=after) as made:
                     output.publish(spec, files, COUNTERS)
@@ -143,7 +143,7 @@ def replayed(tmp_path: Path, spec: pb.JobSpec, before: dict[str, bytes] | None, 
             assert contents(tmp_path / "out") == whole or not whole
             whole = whole or contents(tmp_path / "out")
             assert digest == hashlib.sha256(whole["_SUCCESS"]).digest()
-            assert not Path(spec.staging).exists(), "nothing is left (D2)"
+            assert {path.name for path in tmp_path.iterdir()} == {"out", "pristine"}, "nothing is left (D2)"
             if count and len(made) < count:
                 break
     assert (gaps > 0) == gap
@@ -163,13 +163,22 @@ def test_so_it_is_over_an_empty_directory(tmp_path: Path) -> None:
     assert replayed(tmp_path, spec, {}, gap=False) > 40
 
 
-def test_an_overwrite_shows_the_old_the_new_or_for_a_moment_nothing(tmp_path: Path) -> None:
+# Whether two directories can change names in one step: so on NFS, where they can't.
+CAN = pytest.mark.parametrize("can", [True, False], ids=["exchange", "two renames"])
+
+
+@CAN
+def test_an_overwrite_shows_the_old_or_the_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, can: bool
+) -> None:
+    if not can:
+        monkeypatch.setattr(output, "exchange", lambda *_: False)
     old = job(tmp_path, "wc-0")
     output.prepare_staging(old)
     output.publish(old, run_attempts(old), COUNTERS)
     spec = job(tmp_path, overwrite=True)
     output.prepare_staging(spec)
-    assert replayed(tmp_path, spec, contents(tmp_path / "out"), gap=True) > 40
+    assert replayed(tmp_path, spec, contents(tmp_path / "out"), gap=not can) > 40
 
 
 @contextmanager
@@ -205,6 +214,161 @@ def test_two_publishers_at_once_are_one(tmp_path: Path, staged: Any, count: int)
     parts = [f"part-r-0000{i}" for i in range(3)]
     assert sorted(contents(tmp_path / "out")) == ["_SUCCESS", *parts, "side/r-00001/x.png"]
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+class Turns:
+    """Lets threads take so many steps each; a step is a system call that changes what others see, or sees it."""
+
+    CALLS = ("mkdir", "rename", "unlink", "rmdir", "open", "scandir", "stat")
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._turn, self._left = "", 0
+        self._over: set[str] = set()
+
+    @contextmanager
+    def watched(self, *, can: bool) -> Iterator[None]:
+        with pytest.MonkeyPatch.context() as patch:
+            for name in self.CALLS:
+                patch.setattr(os, name, self._counted(getattr(os, name)))
+            swap = output.exchange if can else lambda *_: False
+            patch.setattr(output, "exchange", self._counted(swap))
+            patch.setattr(os, "fsync", lambda _: None)
+            yield
+
+    def _counted(self, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            me = threading.current_thread().name
+            if me in {"one", "other"}:
+                with self._changed:
+                    assert self._changed.wait_for(lambda: self._turn == me and self._left > 0, 20)
+                    self._left -= 1
+                    self._changed.notify_all()
+            return real(*args, **kwargs)
+
+        return call
+
+    def play(self, who: str, action: Callable[[], None]) -> threading.Thread:
+        def run() -> None:
+            try:
+                action()
+            finally:
+                with self._changed:
+                    self._over.add(who)
+                    self._changed.notify_all()
+
+        thread = threading.Thread(target=run, name=who, daemon=True)
+        thread.start()
+        return thread
+
+    def give(self, who: str, steps: int) -> bool:
+        """Returns when they are taken, or all is done: whether it is."""
+        with self._changed:
+            self._turn, self._left = who, steps
+            self._changed.notify_all()
+            assert self._changed.wait_for(lambda: not self._left or who in self._over, 20)
+            return who in self._over
+
+
+def published_by(spec: pb.JobSpec, files: list[pb.OutputFile], told: dict[str, Any]) -> Callable[[], None]:
+    def publish() -> None:
+        try:
+            told[threading.current_thread().name] = output.publish(spec, files, COUNTERS)
+        except (OutputError, OSError) as error:
+            told[threading.current_thread().name] = error
+
+    return publish
+
+
+def overwriting(place: Path) -> pb.JobSpec:
+    """A job that is staged, above the output of an earlier one."""
+    old = job(place, "wc-0")
+    output.prepare_staging(old)
+    output.publish(old, run_attempts(old), COUNTERS)
+    spec = job(place, overwrite=True)
+    output.prepare_staging(spec)
+    return spec
+
+
+def assert_published(place: Path, spec: pb.JobSpec, at: str = "") -> None:
+    found = contents(place / "out")
+    assert json.loads(found["_SUCCESS"])["job"] == spec.job_id, at
+    assert found["part-r-00001"].startswith(f"{spec.job_id}-key0".encode()), at
+    assert [path.name for path in place.iterdir()] == ["out"], at
+
+
+@pytest.mark.parametrize("mode", ["new", "exchange", "two renames"])
+def test_what_is_published_stays_whoever_wakes_when(tmp_path: Path, mode: str) -> None:
+    """FD13, T1: one publisher sleeps after so many steps, the other one after so many; both wake, and are repeated if
+    they have not done it. Every fifth pair of all."""
+    pairs = 0
+    for first in itertools.count():
+        awake = True
+        for second in itertools.count(first % 5, 5):
+            place = tmp_path / f"{first}-{second}"
+            place.mkdir()
+            spec = job(place) if mode == "new" else overwriting(place)
+            output.prepare_staging(spec)
+            files = run_attempts(spec)
+            turns, told = Turns(), dict[str, Any]()
+            with turns.watched(can=mode == "exchange"):
+                threads = [turns.play(who, published_by(spec, files, told)) for who in ("one", "other")]
+                awake = not turns.give("one", first)
+                ended = turns.give("other", second)
+                for who in ("one", "other"):
+                    turns.give(who, 10_000)
+                for thread in threads:
+                    thread.join()
+            at = f"after {first} and {second} steps: {told}"
+            if any(isinstance(answer, bytes) for answer in told.values()):
+                assert json.loads((place / "out" / "_SUCCESS").read_bytes())["job"] == "wc-1", at
+            output.publish(spec, files, COUNTERS)
+            assert_published(place, spec, at)
+            shutil.rmtree(place)
+            pairs += 1
+            if ended:
+                break
+        if not awake:
+            break
+    assert pairs > 150
+
+
+@CAN
+def test_who_wakes_after_the_next_job_leaves_it_alone(tmp_path: Path, can: bool) -> None:
+    """A publisher sleeps after so many steps; another one publishes the same job; then a job overwrites that."""
+    for first in itertools.count():
+        place = tmp_path / str(first)
+        place.mkdir()
+        spec = overwriting(place)
+        files = run_attempts(spec)
+        turns, told = Turns(), dict[str, Any]()
+        with turns.watched(can=can):
+            thread = turns.play("one", published_by(spec, files, told))
+            ended = turns.give("one", first)
+            output.publish(spec, files, COUNTERS)
+            after = job(place, "wc-2", overwrite=True)
+            output.prepare_staging(after)
+            output.publish(after, run_attempts(after), COUNTERS)
+            turns.give("one", 10_000)
+            thread.join()
+        assert_published(place, after, f"after {first} steps: {told}")
+        shutil.rmtree(place)
+        if ended:
+            break
+    assert first > 40
+
+
+def test_a_file_system_that_cannot_exchange_says_so_and_others_do(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.mkdir()
+    (one / "mine").touch()
+    with pytest.raises(FileNotFoundError):
+        exchange(one, other)
+    other.mkdir()
+    if exchange(one, other):
+        assert contents(other) == {"mine": b""}
+        assert contents(one) == {}
+    assert not exchange(Path("/proc/self/attr"), Path("/proc/self/net"))
 
 
 # --- what stands in the way ---

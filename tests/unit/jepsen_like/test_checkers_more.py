@@ -104,6 +104,18 @@ def reduces(evidence: Evidence) -> dict[str, Any]:
     return next(line for line in lines(evidence, "begun") if ".r-" in line["attempt"])
 
 
+def late(ended: float, deadline_s: float = 10.0) -> Spoil:
+    """A job with a deadline, taken at 20 s and seen to have failed at `ended`."""
+
+    def spoil(history: list[Event], evidence: Evidence) -> None:
+        evidence.jobs.append(Job(id="late-1", shape="late", deadline_s=deadline_s))
+        history += call(80, 20, "submit", "late-1", {"job": "late-1", "existed": False, "index": 30})
+        history += call(81, 21, "status", "late-1", {"state": "RUNNING"})
+        history += call(82, ended, "status", "late-1", {"state": "FAILED"})
+
+    return spoil
+
+
 MORE: list[tuple[str, Callable[..., Verdict], Spoil, str]] = [
     (
         "D12 a second job gets the place of one that lives",
@@ -116,6 +128,24 @@ MORE: list[tuple[str, Callable[..., Verdict], Spoil, str]] = [
         refusals.occupied,
         lambda h, e: h.extend(call(74, 8, "rival", "second", {"refused": "QUOTA"})),
         "refused as QUOTA",
+    ),
+    ("T6 a deadline that came early", limits.deadlines, late(25), "its deadline is 10 s"),
+    ("T6 a deadline that was forgotten", limits.deadlines, late(60), "went on for 30.0 s after"),
+    (
+        "T6 a deadline that never came",
+        limits.deadlines,
+        lambda h, e: (
+            late(90)(h, e),
+            h[-1].value.update(state="RUNNING"),
+            e.unfinished.append("late-1"),
+        ),
+        "went on for 60.0 s after",
+    ),
+    (
+        "T15 user code fills a disk",
+        limits.bounded,
+        lambda h, e: e.workers[0].logs.update({"wc/0.m-00000.a1.log": 20_000_000}),
+        "keeps 20,000,000 bytes",
     ),
     (
         "C14 a follower stands still",
@@ -440,6 +470,26 @@ def test_a_broken_promise_is_found(
 
 
 FINE: list[tuple[str, Callable[..., Verdict], Spoil]] = [
+    ("T6 a job ends at its deadline", limits.deadlines, late(33)),
+    (
+        "T6 a deadline counts no time in which nobody could lead",
+        limits.deadlines,
+        lambda h, e: (
+            late(60)(h, e),
+            h.extend(cut([], until=55.0)),
+            h.append(event(26, "note", "begins", "masters-apart", id=70, who="nemesis")),
+        ),
+    ),
+    (
+        "D5 a cancelled job has another one's output where its own would be",
+        data.file_sets,
+        lambda h, e: setattr(job(e, "dead"), "elsewhere", True),
+    ),
+    (
+        "T15 what is kept of much that was printed",
+        limits.bounded,
+        lambda h, e: e.workers[0].logs.update({"wc/0.m-00000.a1.log": (8 << 20) + (64 << 10) + 40}),
+    ),
     (
         "T6 on a busy machine its time was over before its first record, as often as is promised",
         clients.ends,

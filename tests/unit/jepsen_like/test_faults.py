@@ -19,6 +19,7 @@ from jepsen_like.history import History
 from jepsen_like.links import among, between
 from jepsen_like.nemesis import Step, schedule
 from jepsen_like.net import CLIENT
+from jepsen_like.place import Place
 from tests.chaos import campaign
 
 
@@ -170,3 +171,30 @@ def test_a_stopped_storm_heals_at_once(tmp_path, monkeypatch):
     history.close()
     assert kind.log == ["hurt", "heal", "proof"]
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("storm")]
+
+
+def test_a_master_whose_disk_was_taken_says_so_whoever_starts_it(tmp_path):
+    """Seed 201: a cold restart met a master that had not yet heard which cluster it is of, started it as usual, and it
+    refused for good."""
+    data = tmp_path / "data"
+    (data / "raft").mkdir(parents=True)
+    server = SimpleNamespace(id="b", pid=7, alive=True, process=None, argv=["mr-master"], data_dir=data)
+    started: list[list[str]] = []
+
+    def restart(id: str) -> None:
+        started.append(list(server.argv))
+        server.alive = True
+
+    def kill(id: str, sig: int) -> None:
+        server.alive = False
+
+    there = Place("proxy", tmp_path, 1, ())
+    there.cluster = SimpleNamespace(servers={"b": server}, restart=restart, kill=kill)  # type: ignore[assignment]
+    there.kill("b")
+    there.start("b")
+    there.replace("b")
+    assert not list(data.iterdir())
+    there.kill("b")
+    there.start("b")
+    assert started == [["mr-master"], ["mr-master", "--replace"], ["mr-master", "--replace"]]
+    assert server.argv == ["mr-master"]

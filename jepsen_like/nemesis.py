@@ -7,7 +7,8 @@ with a calm in which nothing hurts: safety is judged in the storm, liveness afte
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -40,8 +41,9 @@ class Step:
 def schedule(
     seed: int, kinds: Sequence[Kind], duration_s: float, *, every_s: float = 4.0, at_least_once: bool = False
 ) -> list[Step]:
-    """Steps within `duration_s`, one every `every_s` on average. With `at_least_once`, every kind occurs: a storm
-    too short for that is made longer. Raises ValueError when two kinds share a name."""
+    """Steps within `duration_s`, one every `every_s` on average. What has come already is less likely to come again: a
+    short storm shows many kinds. With `at_least_once`, every kind occurs: a storm too short for that is made longer.
+    Raises ValueError when two kinds share a name."""
     names = [kind.name for kind in kinds]
     if len(set(names)) != len(names):
         raise ValueError(f"two faults of one name among {', '.join(sorted(names))}")
@@ -50,6 +52,7 @@ def schedule(
     rng.shuffle(queue)
     steps: list[Step] = []
     busy_until: dict[str, float] = {}
+    came: Counter[str] = Counter()
     at_s = 0.0
     while kinds:
         at_s += rng.uniform(0.4, 1.6) * every_s
@@ -58,7 +61,8 @@ def schedule(
         free = [kind for kind in (queue or kinds) if busy_until.get(kind.group, 0.0) <= at_s]
         if not free:
             continue
-        kind = queue[0] if queue and queue[0] in free else _draw(rng, free)
+        kind = queue[0] if queue and queue[0] in free else _draw(rng, free, came)
+        came[kind.name] += 1
         if kind in queue:
             queue.remove(kind)
         hurt_s = rng.uniform(*kind.hurt_s)
@@ -69,8 +73,9 @@ def schedule(
     return steps
 
 
-def _draw(rng: Random, kinds: Sequence[Kind]) -> Kind:
-    return rng.choices(kinds, weights=[kind.weight for kind in kinds])[0]
+def _draw(rng: Random, kinds: Sequence[Kind], came: Mapping[str, int]) -> Kind:
+    weights = [kind.weight / (1 + came.get(kind.name, 0)) ** 2 for kind in kinds]
+    return rng.choices(kinds, weights=weights)[0]
 
 
 def fixed(script: Iterable[tuple[float, str, float]], seed: int = 0) -> list[Step]:

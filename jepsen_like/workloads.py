@@ -98,7 +98,8 @@ def attempts_of(shape: str) -> int:
 
 
 def plan(seed: int, duration_s: float, *, every_s: float = 2.5, shapes: Sequence[str] = ()) -> list[Work]:
-    """The jobs of a run: a long one at once, then one every `every_s` seconds on average."""
+    """The jobs of a run: a long one at once, then one every `every_s` seconds on average. Of hostile deeds, each comes
+    before any comes again, as far as chance is concerned."""
     rng = Random(f"workload {seed}")
     mix = {shape: weight for shape, weight in MIX.items() if not shapes or shape in shapes}
     works = []
@@ -107,6 +108,8 @@ def plan(seed: int, duration_s: float, *, every_s: float = 2.5, shapes: Sequence
     at_s = rng.uniform(0, 1)
     while mix and at_s < duration_s:
         shape = rng.choices(list(mix), weights=list(mix.values()))[0]
+        if shape.startswith("hostile-"):
+            mix[shape] /= 8
         works.append(_work(rng, len(works), shape, round(at_s, 3), duration_s))
         at_s += rng.uniform(0.3, 1.7) * every_s
     return works

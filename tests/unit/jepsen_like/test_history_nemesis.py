@@ -39,6 +39,13 @@ def test_different_seeds_differ() -> None:
     assert schedule(1, KINDS, 100) != schedule(2, KINDS, 100)
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_what_has_come_is_less_likely_to_come_again(seed):
+    kinds = [Kind(name=f"k{n}", group=f"g{n}", hurt_s=(0.1, 0.2)) for n in range(40)]
+    steps = schedule(seed, kinds, 200.0, every_s=2.0)
+    assert len({step.fault for step in steps}) == 40, "a hundred steps of 40 kinds"
+
+
 def test_two_faults_of_one_name_are_refused() -> None:
     with pytest.raises(ValueError, match="one name"):
         schedule(0, [KINDS[0], KINDS[0]], 10)

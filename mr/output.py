@@ -26,6 +26,7 @@ import json
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +44,7 @@ MANIFEST = "_SUCCESS"
 _NONCE, _ATTEMPTS, _FINAL, _READY = "nonce", "attempts", "final", "ready"
 _TAKEN = "~taken-"  # no job id holds a tilde
 _WRITE_BYTES = 256 << 10
+_REMOVE_TRIES = 20
 
 
 class OutputError(TaskFailure):
@@ -138,14 +140,18 @@ def cleanup(spec: JobSpec) -> None:
 
 
 def _remove_tree(path: Path) -> None:
+    tries = 0
     while path.exists():
         try:
             shutil.rmtree(path)
         except FileNotFoundError:
             continue  # another one removes it at the same time
         except OSError as error:
-            if error.errno != errno.ENOTEMPTY:  # another one, who comes too late, makes a folder in it
+            # Another one, who comes too late, makes a folder in it; or, on NFS, still has a file of it open.
+            tries += 1
+            if error.errno != errno.ENOTEMPTY or tries == _REMOVE_TRIES:
                 raise
+            time.sleep(0.05)
 
 
 # --- what an attempt writes ---

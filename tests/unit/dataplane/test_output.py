@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import itertools
 import json
@@ -356,6 +357,24 @@ def test_who_wakes_after_the_next_job_leaves_it_alone(tmp_path: Path, can: bool)
         if ended:
             break
     assert first > 40
+
+
+def test_a_staging_place_that_cannot_be_removed_is_told_and_the_output_is_there(
+    tmp_path: Path, staged: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On NFS, a file that somebody still has open keeps its folder: no publisher may wait for that without end."""
+    spec, files = staged
+
+    def stuck(path: Path) -> None:
+        raise OSError(errno.ENOTEMPTY, "Directory not empty", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", stuck)
+        patch.setattr(output.time, "sleep", lambda _: None)
+        with pytest.raises(OSError, match="not empty"):
+            output.publish(spec, files, COUNTERS)
+    output.publish(spec, files, COUNTERS)
+    assert_published(tmp_path, spec)
 
 
 def test_a_file_system_that_cannot_exchange_says_so_and_others_do(tmp_path: Path) -> None:

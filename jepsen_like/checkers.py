@@ -12,6 +12,7 @@ from jepsen_like import checkers_consensus as consensus
 from jepsen_like import checkers_data as data
 from jepsen_like import checkers_limits as limits
 from jepsen_like import checkers_refusals as refusals
+from jepsen_like import checkers_workers as workers
 from jepsen_like.evidence import Evidence
 from jepsen_like.history import Event
 from jepsen_like.model import JOB_OPS, REGISTER_OPS
@@ -28,6 +29,7 @@ CHECKERS: tuple[Checker, ...] = (
     clients.liveness,
     attempts.no_rerun,
     attempts.losses,
+    workers.leaving,
     attempts.one_winner,
     attempts.granted,
     attempts.barrier,

@@ -139,6 +139,13 @@ def what_failed_is_not_fetched_again() -> None:
     Gather.ended = content  # type: ignore[method-assign]
 
 
+def leaves_before_it_is_told() -> None:
+    """A worker that is to go goes as soon as nothing runs; what it has not been told of yet goes with it."""
+    from worker.agent import Agent
+
+    Agent._idle = lambda self: not self.load.work  # type: ignore[method-assign]
+
+
 def log_bound_for_each_write() -> None:
     """What is left of a log's bound is not counted down: it bounds each write, and not the file."""
     from worker.log import AttemptLog
@@ -187,6 +194,17 @@ BUGS = [
         },
     ),
     Bug(name="attempt-begun-twice", breaks="T5", plant=attempt_begun_twice, run=QUIET),
+    Bug(
+        name="leaves-before-it-is-told",
+        breaks="T4",
+        plant=leaves_before_it_is_told,
+        run={
+            **STORM,
+            "seconds": 20.0,
+            "works": tuple(work("sort", n, files=4, lines=20, map_s=0.8, at_s=2.0 * n) for n in range(10)),
+            "script": tuple((1.5 + 4.0 * n, "terminate-worker", 0.5) for n in range(5)),
+        },
+    ),
     Bug(
         name="log-bound-for-each-write",
         breaks="T15",

@@ -16,6 +16,7 @@ from jepsen_like import checkers_consensus as consensus
 from jepsen_like import checkers_data as data
 from jepsen_like import checkers_limits as limits
 from jepsen_like import checkers_refusals as refusals
+from jepsen_like import checkers_workers as workers
 from jepsen_like.evidence import Evidence, Job, Mark, Master, Worker
 from jepsen_like.history import Event
 from jepsen_like.verdict import Outcome, Verdict
@@ -116,6 +117,24 @@ def late(ended: float, deadline_s: float = 10.0) -> Spoil:
     return spoil
 
 
+def left(done: str, told: str = "", took: float = 3.0) -> Spoil:
+    """Worker w1 is asked to go at 30 s and goes, soon after it was `done` with an attempt and was `told` of it."""
+
+    def spoil(history: list[Event], evidence: Evidence) -> None:
+        ended = [{"node": "w1", "pid": 1, "lived": True, "signal": 15, "status": 0}]
+        history.append(event(30, "note", "begins", "terminate-worker", id=90, who="nemesis"))
+        history.append(event(30 + took, "hurt", "terminate-worker", {"ended": ended}, id=90, who="nemesis"))
+        journal = evidence.workers[0].journal
+        journal.append(line(31, done, "0.m-00001.a1"))
+        if told == "forgotten":
+            journal.append(line(31.1, told))
+        elif told:
+            journal.append(line(31.1, told, "0.m-00001.a1", term=1, index=40, accepted=True))
+        journal.append(line(32, "joined", life="L9", leader="a", term=1))  # it is started again at once
+
+    return spoil
+
+
 MORE: list[tuple[str, Callable[..., Verdict], Spoil, str]] = [
     (
         "D12 a second job gets the place of one that lives",
@@ -129,6 +148,8 @@ MORE: list[tuple[str, Callable[..., Verdict], Spoil, str]] = [
         lambda h, e: h.extend(call(74, 8, "rival", "second", {"refused": "QUOTA"})),
         "refused as QUOTA",
     ),
+    ("T4 a worker goes with a result", workers.leaving, left("written"), "what became of 0.m-00001.a1 of wc"),
+    ("T4 a worker goes with a failure", workers.leaving, left("failed"), "was asked to go at 30.000 s"),
     ("T6 a deadline that came early", limits.deadlines, late(25), "its deadline is 10 s"),
     ("T6 a deadline that was forgotten", limits.deadlines, late(60), "went on for 30.0 s after"),
     (
@@ -471,6 +492,10 @@ def test_a_broken_promise_is_found(
 
 FINE: list[tuple[str, Callable[..., Verdict], Spoil]] = [
     ("T6 a job ends at its deadline", limits.deadlines, late(33)),
+    ("T4 it was told", workers.leaving, left("written", "settled")),
+    ("T4 it was told that nobody wants it", workers.leaving, left("written", "cancelled")),
+    ("T4 its job had ended", workers.leaving, left("failed", "forgotten")),
+    ("T4 it waited as long as it must", workers.leaving, left("written", took=26)),
     (
         "T6 a deadline counts no time in which nobody could lead",
         limits.deadlines,

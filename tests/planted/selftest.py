@@ -4,7 +4,8 @@
         [--json FILE] [--keep DIR]
 
 Each bug runs in real servers with the schedule that is fit to expose it, and counts as found when a checker of a
-promise that it breaks says so, in a second storm if not in the first; each such run without the bug must be valid.
+promise that it breaks says so, in a second or third storm if not in the first; each such run without the bug must be
+valid.
 Rules of consensus that chance needs long for are taken out in the deterministic simulation instead, where the same
 seeds without the ablation must be clean.
 """
@@ -32,7 +33,8 @@ from tests.planted.bugs import BUGS
 from tests.simulation.consensus import ablations
 
 SEED = 11
-ANOTHER = 1000  # from a seed to that of the second storm
+ANOTHER = 1000  # from the seed of one storm to that of the next
+STORMS = ("", " (in a second storm)", " (in a third storm)")
 
 
 @dataclass(slots=True)
@@ -64,15 +66,16 @@ def attack(bug: Bug, *, planted: bool, seed: int, keep: Path | None) -> Result:
 
 def in_cluster(bug: Bug, seed: int, *, clean: bool, keep: Path | None) -> Row:
     """The bug in real servers, found by which checkers; then the same without it. When the moment that it needs did not
-    come, once more with another seed: what it then took counts from the first on, and so do both clean runs."""
+    come, once more with another seed: what it then took counts from the first on, and so do all clean runs."""
     row = Row(bug.name, bug.breaks, "cluster", False, "", 0.0, "", 0.0)
     blamed: list[str] = []
-    for number, storm in enumerate((seed, seed + ANOTHER)):
+    for number, which in enumerate(STORMS):
+        storm = seed + number * ANOTHER
         result = attack(bug, planted=True, seed=storm, keep=keep)
         row.seconds += result.seconds
         row.by = named(bug, result)
         row.found = bool(row.by)
-        row.by += " (in a second storm)" if number and row.found else ""
+        row.by += which if row.found else ""
         if clean:
             sound = attack(bug, planted=False, seed=storm, keep=keep)
             blamed += [f"{v.checker}: {v.reason}" for v in sound.verdicts if v.outcome is not Outcome.VALID]

@@ -233,13 +233,18 @@ BUGS = [
         run={
             **STORM,
             "workers": 3,
-            "seconds": 20.0,
+            "seconds": 24.0,
             # so much to fetch that a connection which is cut is cut in the middle of it; half of the cuts meet workers
             "works": tuple(
-                work("spill", n, files=4, lines=3_000, reduces=3, at_s=1.6 * n) for n in range(11)
+                work("spill", n, files=4, lines=3_000, reduces=3, at_s=1.6 * n) for n in range(14)
             ),
-            "script": tuple((1.0 + 6.0 * n, "cut-after-bytes", 5.0) for n in range(3)),
-            "job_every_s": 1.0,
+            "script": (
+                (1.0, "cut-after-bytes", 5.0),
+                (7.0, "workers-pair-apart", 4.0),
+                (12.0, "cut-after-bytes", 5.0),
+                (18.0, "workers-pair-apart", 4.0),
+            ),
+            "calm_s": 30.0,
         },
     ),
     Bug(

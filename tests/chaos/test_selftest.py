@@ -59,7 +59,22 @@ def played(*wrong: str) -> Result:
             20.0,
             "valid",
         ),
-        ("never found", [played(), played(), played("D9"), played()], False, "", 20.0, "valid"),
+        (
+            "found in a third storm",
+            [played(), played(), played(), played(), played("T1"), played()],
+            True,
+            "the T1 one (in a third storm)",
+            30.0,
+            "valid",
+        ),
+        (
+            "never found",
+            [played(), played(), played("D9"), played(), played(), played()],
+            False,
+            "",
+            30.0,
+            "valid",
+        ),
         (
             "a false alarm of the first storm is not forgotten",
             [played(), played("D9"), played("T1"), played()],

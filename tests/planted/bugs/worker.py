@@ -244,7 +244,6 @@ BUGS = [
                 (12.0, "cut-after-bytes", 5.0),
                 (18.0, "workers-pair-apart", 4.0),
             ),
-            "calm_s": 30.0,
         },
     ),
     Bug(

@@ -45,6 +45,7 @@ def _untold(worker: Worker, asked: int) -> Iterator[tuple[str, str, int]]:
     told = {(line["job"], line["attempt"]) for line in lines if line["what"] in TOLD}
     forgotten = {line["job"] for line in lines if line["what"] == "forgotten"}
     for line in lines:
-        if line["what"] in {"written", "failed"}:
-            known = line["job"] in forgotten or (line["job"], line["attempt"]) in told
-            yield from () if known else ((line["job"], line["attempt"], line["t"]),)
+        if line["what"] not in {"written", "failed"} or line["job"] in forgotten:
+            continue
+        if (line["job"], line["attempt"]) not in told:
+            yield line["job"], line["attempt"], line["t"]

@@ -251,8 +251,9 @@ def _staged(pattern: str) -> bool:
 
 
 def _largest(place: Path) -> dict[str, int]:
-    sizes = {str(path.relative_to(place)): path.stat().st_size for path in _files(place)}
-    return {name: size for name, size in sizes.items() if size == max(sizes.values())}
+    """The largest file below `place`, and its bytes; nothing where there is none."""
+    size, path = max(((path.stat().st_size, path) for path in _files(place)), default=(0, None))
+    return {str(path.relative_to(place)): size} if path else {}
 
 
 def _files(place: Path) -> Iterator[Path]:

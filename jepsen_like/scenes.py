@@ -306,9 +306,11 @@ class Scenes(threading.Thread):
     def _wait(self, client: Client, id: str) -> str:
         """Its last state that was heard of."""
         state = ""
-        while time.monotonic() < self.deadline and state not in outcome.OVER:
-            time.sleep(0.4 if state else 0.0)
+        while time.monotonic() < self.deadline:
             state = status(self._history, client, "scenes", id) or state
+            if state in outcome.OVER:
+                break
+            time.sleep(0.4)
         return state
 
 

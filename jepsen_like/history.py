@@ -28,7 +28,7 @@ import json
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -50,6 +50,9 @@ class Event:
     value: Any = None
     node: str = ""
     id: int = 0
+    line: int = field(
+        default=0, compare=False
+    )  # where it was read, from 1 on: for messages, it is not written
 
 
 class History:
@@ -78,7 +81,8 @@ class History:
             now = time.monotonic_ns() - self._began
             event = Event(t=now, process=process, kind=kind, op=op, value=value, node=node, id=id)
             self.events.append(event)
-            self._file.write(json.dumps(asdict(event), separators=(",", ":"), default=str) + "\n")
+            fields = {name: value for name, value in asdict(event).items() if name != "line"}
+            self._file.write(json.dumps(fields, separators=(",", ":"), default=str) + "\n")
             self._file.flush()
             return id
 
@@ -177,4 +181,5 @@ def _event(fields: Any, number: int, open_calls: dict[str, int]) -> Event:
         value=own.get("value"),
         node=_printable(str(node)),
         id=id,
+        line=number,
     )

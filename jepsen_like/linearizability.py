@@ -1,16 +1,9 @@
-"""Is a history of concurrent operations linearizable (C11)? The search of Wing and Gong with Lowe's memory.
+"""Is a history of concurrent operations linearizable (C11)?
 
 An operation takes effect at one instant between its invocation and its return. `ok` operations must take effect
 and give their answer; `fail` ones never did; `info` ones (a timeout) may take effect at any time after they were
-invoked, or never. Sources: Wing & Gong, "Testing and verifying concurrent objects" (1993); Lowe, "Testing for
-linearizability" (2017): a configuration (set of operations done, state) that failed once is never entered again.
-
-Some observations keep the search short where many operations have no answer. An answered operation that fits now,
-changes nothing and never will (a read) may as well come now: nothing else is tried. Operations without an answer that
-ask for the same are interchangeable, only the earliest is tried; and one whose effect is gone with the next operation
-need not have happened. A configuration that has used up more of them than another with the same rest can do no more
-than that one: it is not entered. What is still too much is looked at in parts: a part that no order explains, whatever
-was before it, refutes the whole.
+invoked, or never. First is looked for what contradicts itself (zones.py), then for an order (search.py). What is too
+much for that is looked at in parts: a part that no order explains, whatever was before it, refutes the whole.
 
 Histories are checked per key: a history is linearizable if and only if each object's part is (Herlihy & Wing 1990).
 """
@@ -19,209 +12,20 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
 
-from jepsen_like.operation import Model, Operation, frozen
+from jepsen_like.operation import Model, Operation
 from jepsen_like.register import Register
+from jepsen_like.search import BUDGET, linearize
 from jepsen_like.verdict import Outcome, Verdict
 
 __all__ = ["Model", "Operation", "Register", "check", "linearize"]
 
-BUDGET = 1_000_000  # steps tried per key before the checker says unknown: some seconds, some hundred MB
 TOTAL = 4_000_000  # over all keys
 LEAST = 20_000  # for each key, whatever the others have used up
 PARTS = 500_000  # for refuting it by a part of it
 WINDOWS = (2, 8, 40)  # answered operations looked at by themselves when the whole is too much
-
-
-class _Event:
-    """A call or a return in a doubly linked list, so that an operation is lifted out and put back in O(1)."""
-
-    __slots__ = ("following", "match", "number", "previous", "t")
-
-    def __init__(self, number: int, t: float) -> None:
-        self.number = number
-        self.t = t
-        self.match: _Event | None = None  # a call's return
-        self.previous: _Event = self
-        self.following: _Event | None = None
-
-
-def _link(operations: Sequence[Operation]) -> _Event:
-    """The events of answered operations in time order behind a head. At equal times calls come first: such
-    operations may overlap."""
-    times: list[tuple[float, int, _Event]] = []
-    for number, operation in enumerate(operations):
-        if operation.returned is not None:
-            call, end = _Event(number, operation.invoked), _Event(number, operation.returned)
-            call.match = end
-            times += [(call.t, 0, call), (end.t, 1, end)]
-    times.sort(key=lambda entry: entry[:2])
-    head = last = _Event(-1, float("-inf"))
-    for _, _, event in times:
-        last.following, event.previous = event, last
-        last = event
-    return head
-
-
-def _take_out(call: _Event) -> None:
-    for event in (call, call.match):
-        assert event is not None  # only answered operations are in the list
-        event.previous.following = event.following
-        if event.following:
-            event.following.previous = event.previous
-
-
-def _put_back(call: _Event) -> None:
-    for event in (call.match, call):
-        assert event is not None  # see above
-        event.previous.following = event
-        if event.following:
-            event.following.previous = event
-
-
-class _Search:
-    """One key's history. `answered` operations stand in a list, those without an answer in groups of equals."""
-
-    def __init__(self, operations: Sequence[Operation], model: Model, budget: int, lax: bool) -> None:
-        self.operations, self.model, self.left, self.lax = operations, model, budget, lax
-        self.head = _link(operations)
-        groups: dict[Hashable, list[int]] = defaultdict(list)
-        for number in sorted(range(len(operations)), key=lambda n: operations[n].invoked):
-            operation = operations[number]
-            if operation.returned is None:
-                groups[operation.action, frozen(operation.value)].append(number)
-        self.groups = list(groups.values())
-        self.used = [0] * len(self.groups)
-        self.required = sum(operation.returned is not None for operation in operations)
-        self.best: list[int] = []
-        self.stuck = -1
-        self.names: dict[Hashable, int] = {model.initial: 0}  # states, numbered: they are kept many times
-        # (answered operations done, state) -> how many of each group were used up: none has all that another has
-        self.seen: dict[tuple[int, int, int], list[tuple[int, ...]]] = {}
-        self.entered: set[tuple[int, int, int]] = set()  # the same where every operation was answered
-
-    def choices(
-        self, state: Hashable, before: Hashable | None, depth: int
-    ) -> Iterator[tuple[_Event | int, Hashable]]:
-        """What may take effect next: a call, or the number of a group; and the state after it. `before` is the state
-        before the operation just done when that one had no answer: what follows must need it."""
-        operations, fitting = self.operations, []
-        event = self.head.following
-        while event is not None and event.match is not None:
-            after = self._step(state, before, event.number)
-            if after is not None and after == state and self.model.idle(operations[event.number]):
-                yield event, after
-                return  # whatever can come before it can come after it, too
-            if after is not None:
-                fitting.append((event, after))
-            event = event.following
-        until = event.t if event is not None else float("inf")
-        yield from fitting
-        for number in reversed(range(len(self.groups))):  # what was asked last has rather been done last
-            group, used = self.groups[number], self.used[number]
-            if used < len(group) and operations[group[used]].invoked <= until:
-                after = self._step(state, before, group[used])
-                if after is not None and after != state:
-                    yield number, after
-        if event is not None and depth >= len(self.best):
-            self.stuck = event.number
-
-    def _step(self, state: Hashable, before: Hashable | None, number: int) -> Hashable | None:
-        """The state after one more operation; None when it is impossible, or would come to the same from `before`."""
-        self.left -= 1
-        operation = self.operations[number]
-        after = self.model.step(state, operation)
-        if before is not None and after is not None and self.model.step(before, operation) == after:
-            return None
-        return after
-
-    def entered_before(self, done: int, state: Hashable) -> bool:
-        """Whether a configuration that could do all that this one can has been entered; notes this one."""
-        low = (~done & (done + 1)).bit_length() - 1  # operations below it are all done: they need no bits
-        here = low, done >> low, self.names.setdefault(state, len(self.names))
-        if self.lax or not self.groups:
-            if here in self.entered:
-                return True
-            self.entered.add(here)
-            return False
-        used = tuple(self.used)
-        known = self.seen.setdefault(here, [])
-        self.left -= len(known)
-        if any(all(a <= b for a, b in zip(one, used, strict=True)) for one in known):
-            return True
-        known.append(used)
-        return False
-
-
-def linearize(
-    operations: Sequence[Operation], model: Model, budget: int = BUDGET, *, lax: bool = False
-) -> tuple[Outcome, list[int], int]:
-    """Searches one key's history. Returns the outcome, the longest order found (numbers of operations) and the number
-    of the operation whose return could not be reached (-1 when there is none). `lax` lets an operation without an
-    answer take effect again and again: what is invalid even then is invalid, and that is found sooner."""
-    if (nowhere := model.impossible(operations)) >= 0:
-        return Outcome.INVALID, [], nowhere
-    operations = model.simplified(operations)
-    search = _Search(operations, model, budget, lax)
-    places = _places(operations)
-    done = 0
-    frames = [search.choices(model.initial, None, 0)]
-    states: list[Hashable] = [model.initial]
-    taken: list[_Event | int] = []
-    order: list[int] = []
-    while search.required:
-        if search.left < 0:
-            return Outcome.UNKNOWN, search.best, search.stuck
-        choice = next(frames[-1], None)
-        if choice is None:
-            if len(order) > len(search.best):
-                search.best = list(order)
-            frames.pop()
-            states.pop()
-            if not frames:
-                return Outcome.INVALID, search.best, search.stuck
-            done = _undo(search, taken.pop(), order.pop(), places, done)
-            continue
-        what, state = choice
-        number = search.groups[what][search.used[what]] if isinstance(what, int) else what.number
-        done = _do(search, what, number, places, done)
-        if search.entered_before(done, state):
-            done = _undo(search, what, number, places, done)
-            continue
-        taken.append(what)
-        order.append(number)
-        frames.append(search.choices(state, states[-1] if isinstance(what, int) else None, len(order)))
-        states.append(state)
-    return Outcome.VALID, order, -1
-
-
-def _places(operations: Sequence[Operation]) -> list[int]:
-    """The bit of each answered operation, in the order of invocation, so that what is done is a prefix and a bit."""
-    answered = [n for n, operation in enumerate(operations) if operation.returned is not None]
-    places = [0] * len(operations)
-    for place, number in enumerate(sorted(answered, key=lambda n: operations[n].invoked)):
-        places[number] = place
-    return places
-
-
-def _do(search: _Search, what: _Event | int, number: int, places: Sequence[int], done: int) -> int:
-    if isinstance(what, int):
-        search.used[what] += not search.lax
-        return done
-    _take_out(what)
-    search.required -= 1
-    return done | 1 << places[number]
-
-
-def _undo(search: _Search, what: _Event | int, number: int, places: Sequence[int], done: int) -> int:
-    if isinstance(what, int):
-        search.used[what] -= not search.lax
-        return done
-    _put_back(what)
-    search.required += 1
-    return done & ~(1 << places[number])
 
 
 def check(
@@ -240,6 +44,11 @@ def check(
     left = TOTAL
     gave_up = []
     for key, history in sorted(keys.items(), key=lambda item: len(item[1])):
+        said_no = [one for one in denied if one.key == key]
+        if together := model.impossible(history):
+            return _violation(
+                key, f"its {len(history)} operations", _together(history, together, said_no), counted
+            )
         allowed = min(budget, max(left, LEAST))
         outcome, order, stuck = linearize(history, model, allowed)
         left -= allowed if outcome is Outcome.UNKNOWN else len(history)
@@ -249,14 +58,7 @@ def check(
             outcome, (shown, order, stuck) = Outcome.INVALID, refuted
             size = f"{len(shown)} operations of its {len(history)}"
         if outcome is Outcome.INVALID:
-            return Verdict(
-                checker="linearizability",
-                outcome=outcome,
-                invariants=("C11",),
-                reason=f"key {key!r}: no order of {size} explains every answer",
-                excerpt=_excerpt(shown, order, stuck, [one for one in denied if one.key == key]),
-                counted=counted,
-            )
+            return _violation(key, size, _excerpt(shown, order, stuck, said_no), counted)
         if outcome is Outcome.UNKNOWN:
             gave_up.append(f"key {key!r}: gave up on {len(history)} operations after {allowed:,} steps")
     reason = "; ".join(gave_up[:3]) if gave_up else ""
@@ -267,6 +69,17 @@ def check(
         outcome=Outcome.UNKNOWN if reason else Outcome.VALID,
         invariants=("C11",),
         reason=reason,
+        counted=counted,
+    )
+
+
+def _violation(key: Hashable, size: str, excerpt: tuple[str, ...], counted: dict[str, int]) -> Verdict:
+    return Verdict(
+        checker="linearizability",
+        outcome=Outcome.INVALID,
+        invariants=("C11",),
+        reason=f"key {key!r}: no order of {size} explains every answer",
+        excerpt=excerpt,
         counted=counted,
     )
 
@@ -326,7 +139,7 @@ def _excerpt(
 ) -> tuple[str, ...]:
     culprit = history[stuck]
     placed = [history[number] for number in order[-2:]]
-    until = culprit.returned if culprit.returned is not None else float("inf")
+    until = _until(culprit)
     beside = [
         f"concurrent: {other}"
         for number, other in enumerate(history)
@@ -336,10 +149,31 @@ def _excerpt(
         and (other.returned is None or other.returned >= culprit.invoked)
     ]
     since = min((one.invoked for one in placed), default=float("-inf"))
-    said_no = [f"refused: {one}" for one in denied if one.invoked <= until and (one.returned or 0) >= since]
     return (
         *(f"in order so far: {one}" for one in placed),
         *beside[:3],
-        *said_no[-2:],
+        *_refused(denied, since, until),
         f"cannot be placed: {culprit}",
     )
+
+
+def _together(
+    history: Sequence[Operation], numbers: Sequence[int], denied: Sequence[Operation]
+) -> tuple[str, ...]:
+    """Few operations that contradict each other, whatever else was done."""
+    *others, culprit = (history[number] for number in numbers)
+    since = min((one.invoked for one in others), default=float("-inf"))
+    return (
+        *(f"together with: {one}" for one in others),
+        *_refused(denied, since, _until(culprit)),
+        f"cannot be placed: {culprit}",
+    )
+
+
+def _refused(denied: Sequence[Operation], since: float, until: float) -> list[str]:
+    """Said not to have happened between `since` and `until`: one of them may have."""
+    return [f"refused: {one}" for one in denied if one.invoked <= until and (one.returned or 0) >= since][-2:]
+
+
+def _until(operation: Operation) -> float:
+    return operation.returned if operation.returned is not None else float("inf")

@@ -41,13 +41,19 @@ class JobModel:
         """See operation.Model: a job never goes back, so what changes nothing now never will."""
         return operation.returned is not None
 
+    def makes(self, _operation: Operation) -> None:
+        """See operation.Model: a job's states come by themselves, too."""
+
+    def needs(self, _operation: Operation) -> None:
+        """See operation.Model: an answer is possible in every state before the one it shows."""
+
     def simplified(self, operations: Sequence[Operation]) -> Sequence[Operation]:
         """See operation.Model: jobs have few words already."""
         return operations
 
-    def impossible(self, _operations: Sequence[Operation]) -> int:
-        """See operation.Model."""
-        return -1
+    def impossible(self, _operations: Sequence[Operation]) -> Sequence[int]:
+        """See operation.Model: a job's few states are searched."""
+        return ()
 
     def anywhere(self) -> None:
         """See operation.Model: a job is watched from its beginning."""
@@ -189,7 +195,8 @@ def _pair(value: Any) -> bool:
 
 
 def _where(call: Event) -> str:
-    return f"{call.op} of {call.process} at {call.t}"
+    line = f"line {call.line}: " if call.line else ""
+    return f"{line}{call.op} of {call.process} at {call.t}"
 
 
 def _operation(call: Event, key: Hashable, value: Any, result: Any, returned: float | None) -> Operation:

@@ -45,11 +45,18 @@ class Model(Protocol):
     def idle(self, operation: Operation) -> bool:
         """Whether the answered `operation`, if it fits and changes nothing now, would change nothing later either."""
 
+    def makes(self, operation: Operation) -> Hashable | None:
+        """The state that `operation` may bring about where another was, if it is one known state."""
+
+    def needs(self, operation: Operation) -> Hashable | None:
+        """The one state in which the answer of the answered `operation` is possible, if there is one."""
+
     def simplified(self, operations: Sequence[Operation]) -> Sequence[Operation]:
         """The same history in fewer different words, if that is possible: equally many operations, the same verdict."""
 
-    def impossible(self, operations: Sequence[Operation]) -> int:
-        """The number of an operation whose answer nothing in the whole history can explain; -1 when none is obvious."""
+    def impossible(self, operations: Sequence[Operation]) -> Sequence[int]:
+        """The numbers of operations whose answers nothing in the whole history can explain together, if that is seen
+        without a search; none otherwise. The last of them is the one to blame."""
 
     def anywhere(self) -> Model | None:
         """The same object in a state that nobody knows, if that can be said: it allows at least as much."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
-from itertools import accumulate
 from typing import Any
 
 from jepsen_like.operation import Operation, frozen
+from jepsen_like.zones import contradiction
 
 ANY: Hashable = ("any",)  # of a register that was not watched from its beginning
 UNSEEN = ("unseen",)  # stands for every value that no answer speaks of
@@ -45,6 +44,24 @@ class Register:
         """See Model. A read of a register that may be in any state does change what is known of it."""
         return operation.action == "read" or (operation.action == "cas" and operation.result is False)
 
+    def makes(self, operation: Operation) -> Hashable | None:
+        """See Model."""
+        match operation.action:
+            case "write":
+                return _holding(operation.value)
+            case "cas" if operation.returned is None or operation.result:
+                return _holding(operation.value[1])
+        return None
+
+    def needs(self, operation: Operation) -> Hashable | None:
+        """See Model."""
+        match operation.action:
+            case "read":
+                return _holding(operation.result)
+            case "cas" if operation.result:
+                return _holding(operation.value[0])
+        return None
+
     def simplified(self, operations: Sequence[Operation]) -> Sequence[Operation]:
         """See Model: values that no read saw and no cas asked for are one value."""
         spoken = {_holding(op.value[0]) for op in operations if op.action == "cas"}
@@ -64,40 +81,13 @@ class Register:
             for op in operations
         ]
 
-    def impossible(self, operations: Sequence[Operation]) -> int:
-        """See Model: a value out of nowhere, or one that was written once and is gone for certain."""
-        made = {_holding(None), *(_holding(op.value) for op in operations if op.action == "write")}
-        made |= {_holding(op.value[1]) for op in operations if op.action == "cas"}
-        for number, op in enumerate(operations):
-            if op.action == "read" and op.returned is not None and _holding(op.result) not in made:
-                return -1 if self.initial == ANY else number
-        return -1 if self.initial == ANY else _stale(operations)
+    def impossible(self, operations: Sequence[Operation]) -> Sequence[int]:
+        """See Model: a value out of nowhere, one that is gone for certain, two at one moment."""
+        return () if self.initial == ANY else contradiction(operations, self.initial, self.makes, self.needs)
 
     def anywhere(self) -> Register:
         """See Model."""
         return Register(ANY)
-
-
-def _stale(operations: Sequence[Operation]) -> int:
-    """A read of a value that was written once, after a later write was over: it must have been gone. -1: there is none.
-    Found at once, however many clients there are."""
-    makers: dict[Hashable, list[Operation]] = {_holding(None): []}
-    for op in operations:
-        if op.action != "read":
-            makers.setdefault(_holding(op.value[1] if op.action == "cas" else op.value), []).append(op)
-    sure = sorted(
-        (op for op in operations if op.returned is not None and (op.action == "write" or op.result is True)),
-        key=lambda op: op.invoked,
-    )
-    first_over = list(accumulate((op.returned or 0 for op in reversed(sure)), min))[::-1]
-    began = [op.invoked for op in sure]
-    for number, op in enumerate(operations):
-        made = makers.get(_holding(op.result), []) if op.action == "read" and op.returned is not None else []
-        if len(made) == 1 and made[0].returned is not None:
-            later = bisect_right(began, made[0].returned)
-            if later < len(sure) and first_over[later] < op.invoked:
-                return number
-    return -1
 
 
 def _holding(value: Any) -> Hashable:

@@ -123,6 +123,32 @@ def test_a_line_that_cannot_be_right_is_named(promise: str, text: list[str], sai
         list(history.parse(text))
 
 
+SAID_WRONG: list[tuple[str, list[str], str]] = [
+    (
+        "a cas of one value",
+        lines((0, "write", 1, 1), (0, "cas", 1, True)),
+        "line 3: cas of 0 at 2: a cas has",
+    ),
+    (
+        "an answer of another key",
+        lines((0, "read", {"key": "x"}, {"key": "y", "value": 1})),
+        "line 1: read of 0",
+    ),
+    (
+        "another value than was written",
+        lines((0, "write", {"key": "x", "value": 1}, {"value": 2})),
+        "line 1: write",
+    ),
+]
+
+
+@pytest.mark.parametrize(("promise", "text", "said"), SAID_WRONG, ids=[row[0] for row in SAID_WRONG])
+def test_the_line_of_a_call_that_is_not_understood_is_named(promise: str, text: list[str], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        register_operations(history.parse(text))
+    assert judged(text) is Outcome.UNKNOWN, promise
+
+
 def test_names_cannot_write_to_the_terminal() -> None:
     (found,) = history.parse([CALL.replace('"p"', '"\\u001b[31m\\ud800"')])
     assert found.process == "\\x1b[31m\\ud800"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -82,7 +83,7 @@ def test_one_bad_key_among_good_ones_is_found() -> None:
 def test_a_search_beyond_its_budget_says_unknown() -> None:
     crowd = [w(n, 0, 100, f"p{n}") for n in range(12)]
     crowd += [r(n, 101 + n, 101 + n) for n in (3, 4, 3)]
-    assert linearize(crowd, Register(), 1_000)[0] is Outcome.UNKNOWN
+    assert linearize(crowd, Register(), 50)[0] is Outcome.UNKNOWN
     assert check(crowd, Register(), 1_000).outcome is Outcome.INVALID, "but a part of it refutes it"
 
 
@@ -145,8 +146,11 @@ def test_a_part_refutes_only_what_is_wrong(history: list[Operation], width: int)
             assert not brute(history)
 
 
-def recorded(seed: int, count: int, clients: int, keys: int, lost: float) -> list[Operation]:
-    """A history as a correct register would have answered it: each operation takes effect inside its interval."""
+def recorded(
+    seed: int, count: int, clients: int, keys: int, lost: float, *, once: bool = False
+) -> list[Operation]:
+    """A history as a correct register would have answered it: each operation takes effect inside its interval.
+    `once`: no value is written by two of them."""
     rng = Random(seed)
     free = [0.0] * clients
     asked = []
@@ -158,10 +162,9 @@ def recorded(seed: int, count: int, clients: int, keys: int, lost: float) -> lis
         asked.append((at, begin, free[who], who, rng.randrange(keys), rng.choice(["read", "write", "cas"])))
     values: dict[int, Any] = {}
     made = []
-    for _, begin, end, who, key, action in sorted(asked):
-        value: Any = {"read": None, "write": rng.randrange(5), "cas": (rng.randrange(5), rng.randrange(5))}[
-            action
-        ]
+    for number, (_, begin, end, who, key, action) in enumerate(sorted(asked)):
+        new, old = (number, values.get(key)) if once else (rng.randrange(5), rng.randrange(5))
+        value: Any = {"read": None, "write": new, "cas": (old, new)}[action]
         answered = rng.random() >= lost
         result: Any = None
         if answered or rng.random() < 0.5:
@@ -230,3 +233,79 @@ def test_a_violation_shows_the_refused_call_that_may_have_taken_effect_after_all
     assert verdict.outcome is Outcome.INVALID
     assert "refused: [2.000 s .. 3.000 s] c: write(2) -> 'Unavailable'" in verdict.excerpt
     assert verdict.excerpt[-1] == "cannot be placed: [4.000 s .. 5.500 s] q: read() -> 2"
+
+
+@st.composite
+def written_once(draw: st.DrawFn) -> list[Operation]:
+    """Answered writes and reads, each value written by one operation at most."""
+    made = []
+    for n in range(draw(st.integers(2, 7))):
+        start = draw(st.integers(0, 12))
+        end = start + draw(st.integers(0, 6))
+        if draw(st.booleans()):
+            made.append(w(n, start, end, f"p{n}"))
+        else:
+            made.append(
+                r(draw(st.sampled_from([None, *(o.value for o in made if o.value)])), start, end, f"p{n}")
+            )
+    return made
+
+
+@settings(max_examples=400, deadline=None)
+@given(written_once())
+def test_what_is_written_once_needs_no_search(history: list[Operation]) -> None:
+    """Gibbons & Korach: then there is an order if and only if nothing contradicts itself."""
+    assert (not Register().impossible(history)) == brute(history)
+
+
+@pytest.mark.parametrize(
+    ("promise", "history", "told"),
+    [
+        (
+            "a read of what is gone",
+            [w(1, 0, 1), w(2, 2, 3), r(1, 4, 5)],
+            ["write(1)", "write(2)", "read() -> 1"],
+        ),
+        ("a read before its write", [w(1, 5, 6), r(1, 1, 2)], ["read() -> 1", "write(1)"]),
+        ("a value out of nowhere", [w(1, 0, 1), r(7, 2, 3)], ["read() -> 7"]),
+        ("nothing, after something", [w(1, 0, 1), r(None, 2, 3)], ["write(1)", "read() -> None"]),
+        (
+            "two values at one moment",
+            [w(1, 0, 9, "a"), w(2, 0, 9, "b"), r(1, 1, 2), r(2, 3, 4), r(1, 5, 6), r(2, 7, 8)],
+            ["read() -> 1", "read() -> 2", "read() -> 1", "read() -> 2"],
+        ),
+        (
+            "a value that was met by a cas, in the time of another",
+            [w(1, 0, 9, "a"), r(1, 1, 2), w(2, 0, 9, "b"), op("c", "cas", (2, 3), True, 3, 4), r(1, 5, 6)],
+            ["read() -> 1", "cas((2, 3)) -> True", "read() -> 1"],
+        ),
+    ],
+)
+def test_a_contradiction_shows_the_few_calls_that_make_it(
+    promise: str, history: list[Operation], told: list[str]
+) -> None:
+    """C11: and no other, whatever else was going on."""
+    beside = [r(None, -2, -1, "x"), w(50, -1, None, "y")]
+    verdict = check([*beside, *history], Register(), 0)
+    assert verdict.outcome is Outcome.INVALID, promise
+    shown = sorted(verdict.excerpt, key=_begin)
+    assert len(shown) == len(told), shown
+    assert all(wanted in line for wanted, line in zip(told, shown, strict=True)), shown
+    assert verdict.excerpt[-1].startswith("cannot be placed: ")
+
+
+def _begin(line: str) -> float:
+    return float(line.partition("[")[2].partition(" ..")[0])
+
+
+@pytest.mark.parametrize("once", [True, False])
+def test_a_hundred_clients_at_once_on_one_register(once: bool) -> None:
+    """C11: be it that each writes its own value, be it that all write the same few."""
+    assert check(recorded(7, 1_000, 100, 1, 0.02, once=once), Register()).outcome is Outcome.VALID
+    history = recorded(8, 1_000, 100, 1, 0.0, once=once)
+    assert check(history, Register()).outcome is Outcome.VALID
+    end = max(o.returned or o.invoked for o in history) + 1
+    reads = [o for o in history if o.action == "read" and o.returned is not None]
+    gone = replace(reads[300], invoked=end + 2, returned=end + 3)
+    last = replace(w(-1, end, end + 1), key=0)
+    assert check([*history, last, gone], Register()).outcome is Outcome.INVALID

@@ -31,7 +31,8 @@ def strangers(_history: Sequence[Event], evidence: Evidence) -> Verdict:
 
 
 def roles(history: Sequence[Event], evidence: Evidence) -> Verdict:
-    """S2: a certificate's role does its verbs and no other; and a user ends no other user's job."""
+    """S2: a certificate's role does its verbs and no other; and a user ends no other user's job, nor sees its
+    environment (S5)."""
     asked = [p for p in evidence.probes if p.who not in STRANGERS and not p.bytes]
     wrong = [
         f"{p.server} ({p.port}) answered {p.method} with {p.answer} to a {p.who}"
@@ -45,6 +46,11 @@ def roles(history: Sequence[Event], evidence: Evidence) -> Verdict:
         f" {e.value['refused'] or 'that it is done'}"
         for e in tried
         if e.value["refused"] not in {"NotAllowed", "PUBLISHING"}
+    ]
+    wrong += [
+        f"{jobs[e.id]}: {', '.join(e.value['shown'])} showed its environment to a user who does not own it"
+        for e in tried
+        if e.value.get("shown")
     ]
     counts = {"probes": len(asked), "trespasses": len(tried)}
     return verdict("roles keep to their verbs", ("S2",), wrong, counts, needs="probes")

@@ -6,6 +6,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from jepsen_like.checkers_consensus import verdict
 from jepsen_like.evidence import Evidence, Job
@@ -24,6 +25,8 @@ LOG_SNAPSHOTS = 6  # a log is trimmed before it is so many times what a snapshot
 SNAPSHOT_BYTES, SNAPSHOT_JOB_BYTES = 256 << 10, 128 << 10
 MESSAGE_GROWTH_BYTES = 96 << 20  # of a server that refused a message which was larger
 TASK_LOG_BYTES = (8 << 20) + (64 << 10) + 1024  # the beginning, the end, and how much is left out
+OUT_OF_OFFICE_S = 3.0  # ten leases of a leader (0.3 s), on a busy machine
+SILENT_S = 2.5  # a master that answers is noted about every second
 LATE_S = 15.0  # after its deadline a job is ended, where nothing hurts
 SNAPSHOT_EVERY = "MR_MASTER__SNAPSHOT_EVERY"
 
@@ -167,6 +170,35 @@ def keeping_up(history: Sequence[Event], _evidence: Evidence) -> Verdict:
     return verdict("followers keep up", ("C14",), list(wrong.values()), {"samples": counted})
 
 
+def stepping_down(history: Sequence[Event], _evidence: Evidence) -> Verdict:
+    """C14, C15: a leader whom no majority answers any more gives up within its lease. Judged of those who still said
+    that they lead when another led in a newer term: whoever elected that one answers the old one no more."""
+    newest = 0
+    since: dict[str, int] = {}  # node -> first seen to lead beside a newer leader, and not silent since
+    last: dict[str, tuple[int, int]] = {}  # node -> (when it last said that it leads, in which term)
+    wrong: dict[str, str] = {}
+    counted = 0
+    for event in (e for e in history if e.op == "master"):
+        term = event.value.get("term", 0)
+        if not _said(event, "leader"):
+            since.pop(event.node, None)
+            continue
+        counted += 1
+        then, before = last.get(event.node, (0, -1))
+        last[event.node] = event.t, term
+        newest = max(newest, term)
+        if term == newest or term != before or event.t - then > SILENT_S * 1e9:
+            since.pop(event.node, None)
+        if term == newest:
+            continue
+        if event.t - since.setdefault(event.node, event.t) > OUT_OF_OFFICE_S * 1e9:
+            wrong[f"{event.node} {term}"] = (
+                f"{event.node} still said at {event.t / 1e9:.1f} s that it leads in term {term}, though a leader of"
+                f" term {newest} was there at {since[event.node] / 1e9:.1f} s or before"
+            )
+    return verdict("leaders step down", ("C14", "C15"), list(wrong.values()), {"samples": counted})
+
+
 def _said(event: Event, role: str) -> bool:
     return event.op == "master" and event.value.get("role") == role
 
@@ -240,6 +272,29 @@ def deadlines(history: Sequence[Event], evidence: Evidence) -> Verdict:
         if late > LATE_S:
             wrong.append(f"{job.id} went on for {late:.1f} s after its deadline of {job.deadline_s:g} s")
     return verdict("deadlines are kept", ("T6",), wrong, {"jobs": counted})
+
+
+def times(history: Sequence[Event], evidence: Evidence) -> Verdict:
+    """FC21: what a job's history says of the time is true but for clocks that were wrong at an election: it never goes
+    back, and within one term nothing lasts longer than the whole run did."""
+    wrong, counted = [], 0
+    lasted_ms = max((e.t for e in history), default=0) / 1e6
+    for job in evidence.jobs:
+        before: Mapping[str, Any] | None = None
+        told = (one for one in job.events if "at_ms" in one)
+        for event in sorted(told, key=lambda one: int(one["index"])):
+            counted += 1
+            if before is not None:
+                after_ms = event["at_ms"] - before["at_ms"]
+                between = f"{job.id}: from {before['type']} to {event['type']}"
+                if after_ms < 0:
+                    wrong.append(f"{between} the clock went back by {-after_ms / 1e3:.3f} s")
+                elif after_ms > lasted_ms and event["type"] != "LeaderChanged":
+                    wrong.append(
+                        f"{between} it is said to have lasted {after_ms / 1e3:.0f} s, longer than the run"
+                    )
+            before = event
+    return verdict("times are true", ("T14",), wrong, {"events": counted})
 
 
 def _covered(spans: Iterable[tuple[int, int]], begin: int, end: int) -> int:

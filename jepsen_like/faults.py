@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from jepsen_like import (
+    faults_behind,
     faults_clock,
     faults_disk,
     faults_load,
@@ -29,6 +30,7 @@ _PARTS = (
     faults_load,
     faults_disk,
     faults_state,
+    faults_behind,
     faults_clock,
 )
 FAULTS: dict[str, type[Fault]] = {fault.name: fault for part in _PARTS for fault in part.FAULTS}

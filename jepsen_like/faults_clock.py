@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import threading
+import time
 from random import Random
 from typing import Any, ClassVar
 
-from jepsen_like.fault import Fault, master_of, worker_of
+from jepsen_like.fault import Fault, leader_of, master_of, worker_of
 from jepsen_like.place import Place
+
+_SHIFTED_S = 0.3  # the shim has heard of it
+_LIVES_S = 5.0  # longer than a worker takes to be let in, or refused
 
 
 class ClockFault(Fault):
@@ -23,13 +27,17 @@ class ClockFault(Fault):
         self._healed = threading.Event()
         self._thread: threading.Thread | None = None
 
+    def victim(self, place: Place, rng: Random) -> str:
+        """Whose clock: rather the leader's, whose time the others take over."""
+        return rng.choice([leader_of, leader_of, master_of, worker_of])(place, rng)
+
     def path(self, rng: Random) -> tuple[list[float], float]:
         """The seconds by which it is wrong, one after the other (the last stays), and for how long each."""
         raise NotImplementedError
 
     def hurt(self, place: Place, rng: Random) -> dict[str, Any]:
         """See Fault."""
-        self.id = master_of(place, rng) if rng.random() < 0.7 else worker_of(place, rng)
+        self.id = self.victim(place, rng)
         offsets, every_s = self.path(rng)
         shim = place.shims[self.id]
         self._struck = -shim.count("clocks_shifted")
@@ -62,11 +70,36 @@ class ClockJump(ClockFault):
     """An hour ahead or behind, or a day (FC21, FT20)."""
 
     name = "clock-jump"
-    cites = ("FC21", "FT20")
+    cites: ClassVar[tuple[str, ...]] = ("FC21", "FT20")
 
     def path(self, rng: Random) -> tuple[list[float], float]:
         """See ClockFault."""
         return [rng.choice([-86400.0, -3600.0, 3600.0, 86400.0])], 0.1
+
+
+class ClockAtStart(ClockJump):
+    """A worker starts when its clock is wrong by an hour, or a day, and right again later (FT20)."""
+
+    name = "clock-at-start"
+    cites = ("FT20",)
+
+    def victim(self, place: Place, rng: Random) -> str:
+        """See ClockFault."""
+        return worker_of(place, rng)
+
+    def hurt(self, place: Place, rng: Random) -> dict[str, Any]:
+        """See Fault. It must come back: nothing rests on what its clock says."""
+        done = super().hurt(place, rng)
+        time.sleep(_SHIFTED_S)
+        with place.hold(self.id):  # nobody else ends it meanwhile
+            place.kill(self.id)
+            server = place.start(self.id)
+            deadline = time.monotonic() + _LIVES_S
+            while server.alive and time.monotonic() < deadline:
+                time.sleep(0.1)
+            if not server.alive:
+                done["violation"] = f"{self.id} did not live with a wrong clock: {server.log_tail(3)[-300:]}"
+        return done
 
 
 class ClockDrift(ClockFault):
@@ -91,4 +124,4 @@ class ClockStrobe(ClockFault):
         return [10.0, -10.0] * 100, 0.1
 
 
-FAULTS: tuple[type[Fault], ...] = (ClockJump, ClockDrift, ClockStrobe)
+FAULTS: tuple[type[Fault], ...] = (ClockJump, ClockAtStart, ClockDrift, ClockStrobe)

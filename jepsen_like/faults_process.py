@@ -58,6 +58,38 @@ class KillLeader(Kill):
         return [leader_of(place, rng)]
 
 
+class SlowSuccession(Kill):
+    """The leader dies while the disks of the others are slow: whoever follows it does not know for half a second which
+    entries are committed, and may not answer what it does not know (FC1, FC16, C11)."""
+
+    name = "slow-succession"
+    hurt_s = (2.0, 5.0)
+    needs: ClassVar[tuple[str, ...]] = ("shim",)
+    masters = 3
+    cites = ("FC1", "FC16", "FT8")
+    _FSYNC_S = 0.5
+
+    def hurt(self, place: Place, rng: Random) -> dict[str, Any]:
+        """See Fault."""
+        done = super().hurt(place, rng)
+        for id in self._others(place):
+            place.shims[id].delay_syncs(self._FSYNC_S)
+        return done | {"fsync_s": self._FSYNC_S}
+
+    def victims(self, place: Place, rng: Random) -> list[str]:
+        """See Kill."""
+        return [leader_of(place, rng)]
+
+    def heal(self, place: Place) -> None:
+        """See Fault."""
+        for id in self._others(place):
+            place.shims[id].delay_syncs(0)
+        super().heal(place)
+
+    def _others(self, place: Place) -> list[str]:
+        return sorted(set(place.masters) - {death["node"] for death in self.killed})
+
+
 class KillFollower(Kill):
     """A master that does not lead dies."""
 
@@ -258,6 +290,7 @@ def transfer(client: Any, to: str) -> None:
 
 FAULTS: tuple[type[Fault], ...] = (
     KillLeader,
+    SlowSuccession,
     KillFollower,
     KillMasters,
     KillWorker,

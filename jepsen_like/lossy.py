@@ -20,7 +20,7 @@ def possible(folder: Path) -> str:
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
         return "no access to /dev/fuse"
     if os.geteuid() != 0 and shutil.which("fusermount3") is None:
-        return "no fusermount3 here"
+        return "no fusermount3 here (package fuse3)"
     if not _INCLUDE.exists() or shutil.which("gcc") is None:
         return "no gcc or no libfuse3-dev here"
     try:

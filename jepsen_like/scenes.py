@@ -231,7 +231,8 @@ class Scenes(threading.Thread):
                 self._wait(client, id)
 
     def _trespass(self, number: str, rng: Random) -> None:
-        """FT14, S2: another user, with a true certificate, asks for the end of a job that is not theirs."""
+        """FT14, S2, S5: another user, with a true certificate, asks for the end of a job that is not theirs, and reads
+        what there is of it."""
         id = f"trespass-s{number}"
         prepared = self._prepare(id, "sides", rng)
         with self._connect(timeout=8.0) as client:
@@ -248,7 +249,7 @@ class Scenes(threading.Thread):
                     refused = "NotAllowed"
                 except Rejected as error:  # it publishes already
                     refused = error.code
-                call.answer = {"refused": refused}
+                call.answer = {"refused": refused, "shown": _leaks(other, id)}
             self._wait(client, id)
 
     def _of_another(self) -> Tls:
@@ -370,3 +371,20 @@ def _turned(line: str) -> list[tuple[str, Any]]:
 
 def _parts(parts: list[bytes]) -> dict[str, bytes]:
     return {f"part-r-{number:05d}": part for number, part in enumerate(parts)}
+
+
+def _leaks(client: Client, job: str) -> list[str]:
+    """The methods by which a user is shown what stands in the environment of another's job."""
+    from mr.rpc.cluster_pb2 import GetJobRequest, ListJobsRequest, WatchRequest
+
+    found = set()
+    with contextlib.suppress(Error):
+        for method, request in (
+            ("GetJob", GetJobRequest(job=job)),
+            ("ListJobs", ListJobsRequest(limit=1000)),
+        ):
+            answer = client.calls.call(method, request, timeout=3.0)
+            found |= {method} if SECRET.encode() in answer.SerializeToString() else set()
+        for event in client.calls.stream("Watch", WatchRequest(job=job, follow=True), timeout=3.0):
+            found |= {"Watch"} if SECRET.encode() in event.SerializeToString() else set()
+    return sorted(found)

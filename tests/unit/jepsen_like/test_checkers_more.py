@@ -82,6 +82,19 @@ def damaged(how: str, attempt: int = 2) -> Event:
     return event(3.9, "hurt", "damaged-map-output", {"damaged": [what]}, id=72, who="nemesis")
 
 
+def told(index: int, at_ms: int, type: str = "TaskStarted") -> dict[str, Any]:
+    """An event of a job, as `mr events --json` has it."""
+    return {"index": index, "at_ms": at_ms, "type": type}
+
+
+def two_leaders(until: int = 34, *, silent: bool = False) -> list[Event]:
+    """`a` says that it leads in term 3 while `b` leads in term 4, from 30 s on."""
+    said = [event(30, "note", "master", {"role": "leader", "term": 4}, node="b")]
+    for t in range(29, until + 1, 4 if silent else 1):
+        said.append(event(t, "note", "master", {"role": "leader", "term": 3}, node="a"))
+    return sorted(said, key=lambda one: one.t)
+
+
 def behind(applied: int = 5, up_ms: int = 60_000) -> list[Event]:
     """A leader that commits, and what a follower of it has applied twenty seconds later."""
     follower = {"role": "follower", "term": 1, "commit": 9, "applied": applied, "up_ms": up_ms}
@@ -173,6 +186,24 @@ MORE: list[tuple[str, Callable[..., Verdict], Spoil, str]] = [
         limits.keeping_up,
         lambda h, e: h.extend(behind()),
         "b had applied index 5 at 60.0 s, though a had committed 9 at 40.0 s",
+    ),
+    (
+        "C15 a leader whom nobody follows any more",
+        limits.stepping_down,
+        lambda h, e: h.extend(two_leaders()),
+        "a still said at 34.0 s that it leads in term 3, though a leader of term 4 was there at 30.0 s or before",
+    ),
+    (
+        "FC21 an hour within one term",
+        limits.times,
+        lambda h, e: e.jobs[0].events.extend([told(900, 9_000), told(901, 3_609_000)]),
+        "it is said to have lasted 3600 s, longer than the run",
+    ),
+    (
+        "FC21 a clock that goes back",
+        limits.times,
+        lambda h, e: e.jobs[0].events.extend([told(900, 9_000), told(901, 8_000)]),
+        "the clock went back by 1.000 s",
     ),
     (
         "T4 a map output is called lost, and its worker has it",
@@ -461,6 +492,12 @@ MORE: list[tuple[str, Callable[..., Verdict], Spoil, str]] = [
         "answered that it is done",
     ),
     (
+        "S5 another user sees the environment of a job",
+        access.roles,
+        lambda h, e: h.extend(call(78, 8, "trespass", "wc", {"refused": "NotAllowed", "shown": ["Watch"]})),
+        "wc: Watch showed its environment",
+    ),
+    (
         "S4 a task reads a key",
         access.peeks,
         lambda h, e: e.peeks[0].found.append("the key ca.key"),
@@ -539,6 +576,13 @@ FINE: list[tuple[str, Callable[..., Verdict], Spoil]] = [
         "C14 it has what was committed a while ago",
         limits.keeping_up,
         lambda h, e: h.extend(behind(applied=9)),
+    ),
+    ("C15 it was paused meanwhile", limits.stepping_down, lambda h, e: h.extend(two_leaders(silent=True))),
+    ("C15 it gave up in time", limits.stepping_down, lambda h, e: h.extend(two_leaders(until=32))),
+    (
+        "FC21 a new leader's clock is wrong",
+        limits.times,
+        lambda h, e: e.jobs[0].events.extend([told(900, 9_000), told(901, 3_609_000, "LeaderChanged")]),
     ),
     ("C14 it has only just started", limits.keeping_up, lambda h, e: h.extend(behind(up_ms=3000))),
     (

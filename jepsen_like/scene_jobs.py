@@ -79,6 +79,19 @@ def look(line: str) -> Iterator[tuple[str, Any]]:
     yield line, 1
 
 
+def placed(line: str) -> Iterator[tuple[str, Any]]:
+    """Each word, and the line in which it stands."""
+    mark()
+    for word in line.split():
+        yield word.lower(), line
+
+
+def in_order(word: str, found: Iterable[Any]) -> Iterator[tuple[str, Any]]:
+    """Its lines, in the order in which they come: that of the inputs."""
+    mark()
+    yield word, " / ".join(found)
+
+
 def slowly(line: str) -> Iterator[tuple[str, Any]]:
     """Takes so long that the job's deadline comes first."""
     mark()
@@ -95,7 +108,7 @@ def around() -> list[str]:
         if path.endswith(".key"):
             found += [f"the key {os.path.basename(path)}"] if read(path) else []
     own = read("/proc/self/environ")
-    for name in (b"MR_TLS__", b"MR_WORKER__", b"MR_TOKEN"):
+    for name in (b"MR_TLS__", b"MR_WORKER__", b"MR_MASTER__", b"MR_TOKEN"):
         found += [f"{name.decode()}… in its environment"] if name in own else []
     for path in glob.glob("/proc/[0-9]*/environ"):
         if b"MR_TLS__" in read(path):

@@ -38,6 +38,7 @@ JOBS = {
     "sides": "job = mr.Job('sides', [mr.step(counted, total, reduces=1)])",
     "sparse": "job = mr.Job('sparse', [mr.step(words, total, reduces=7)])",
     "peek": "job = mr.Job('peek', [mr.step(look, total, reduces=1)])",
+    "wide": "job = mr.Job('wide', [mr.step(placed, in_order, reduces=2)])",
     "late": "job = mr.Job('late', [mr.step(slowly, total)])",
     "odd": "job = mr.Job('odd', [mr.step(whole, total, reduces=2)])",
 }
@@ -52,6 +53,7 @@ ODD: dict[str, tuple[bytes, list[str]]] = {
 }
 LATE_S = (4, 12)  # a job's deadline
 LATE_LINES = 20  # of a job that is late: two minutes' worth
+WIDE_FILES = 40
 PAUSE_S = 1.5
 LAST_S = 12.0  # nothing new is begun so long before the end
 
@@ -275,6 +277,8 @@ class Scenes(threading.Thread):
         self.expected[id] = expected(shape, sorted(folder.iterdir()), self._home / "again" / id)
         env = {"CHAOS_MARKS": str(self._home / "marks"), "CHAOS_SECRET": SECRET}
         env |= {"CHAOS_PEEKS": str(self.peeks), "CHAOS_KEYS": str(self._keys or "/nowhere")}
+        if shape == "wide":  # a map for each file
+            flags["split_size"] = max(path.stat().st_size for path in folder.iterdir())
         return submit.prepare(
             submit.Request(
                 job_file=file,
@@ -322,6 +326,10 @@ def write_inputs(shape: str, folder: Path, rng: Random) -> None:
     texts = {"0000.txt": "".join(f"{row}\n" for row in rows).encode()}
     if shape == "late":
         texts = {"0000.txt": b"so long\n" * LATE_LINES}
+    elif shape == "wide":  # more maps than a reduce merges at once
+        texts = {
+            f"{n:04d}.txt": f"{n} {' '.join(rng.choices(WORDS, k=3))}\n".encode() for n in range(WIDE_FILES)
+        }
     elif shape == "sparse":
         texts = {"0000.txt": b"one word\n", "0001.txt": b""}
     elif shape == "odd":
@@ -357,6 +365,8 @@ def expected(shape: str, files: list[Path], scratch: Path) -> Expected:
             found.counters = {"user:lines": len(lines), "user:letters": sum(map(len, lines))}
         case "sparse":
             found.files = _parts(reference.run(scene_jobs.words, scene_jobs.total, files, 7).parts)
+        case "wide":
+            found.files = _parts(reference.run(scene_jobs.placed, scene_jobs.in_order, files, 2).parts)
         case "peek":
             counts = Counter(lines)
             rows: Any = "".join(f"{line}\t{counts[line]}\n" for line in sorted(counts))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import time
 from pathlib import Path
 from random import Random
 from typing import Any, ClassVar
@@ -13,6 +14,7 @@ from jepsen_like.fault import Fault, Missed, leader_of, master_of, worker_of
 from jepsen_like.place import Place
 
 _CATCH_UP_S = 45.0
+_STRIKES_S = 3.0
 
 
 class DiskFault(Fault):
@@ -239,6 +241,16 @@ class WorkerReadOnly(Shimmed):
         """See Shimmed."""
         place.shims[self.id].fail_writes(errno.EROFS)
         return {}
+
+    def hurt(self, place: Place, rng: Random) -> dict[str, Any]:
+        """See Fault. A worker that gets no work, as one that is excluded, writes nothing: then nobody is hurt."""
+        done = super().hurt(place, rng)
+        deadline = time.monotonic() + _STRIKES_S
+        while self.struck + place.shims[self.id].count(self.counter) <= 0:
+            if time.monotonic() > deadline:
+                raise Missed(f"{self.id} wrote nothing for {_STRIKES_S:.0f} s")
+            time.sleep(0.05)
+        return done
 
     def clear(self, place: Place) -> None:
         """See Shimmed."""

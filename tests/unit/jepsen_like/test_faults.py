@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from jepsen_like import storm
+from jepsen_like import faults_disk, storm
 from jepsen_like.fault import Fault, Missed
 from jepsen_like.faults import FAULTS
 from jepsen_like.faults_partition import Bridge, Halves, LeaderDeaf, LeaderMute, MastersApart, Minority, Ring
@@ -198,3 +198,36 @@ def test_a_master_whose_disk_was_taken_says_so_whoever_starts_it(tmp_path):
     there.start("b")
     assert started == [["mr-master"], ["mr-master", "--replace"], ["mr-master", "--replace"]]
     assert server.argv == ["mr-master"]
+
+
+class IdleShim:
+    """Of a worker that writes `writes` times while its disk is read-only."""
+
+    def __init__(self, writes: int) -> None:
+        self.writes, self.code = writes, 0
+
+    def fail_writes(self, code: int) -> None:
+        self.code = code
+
+    def count(self, _counter: str) -> int:
+        return self.writes if self.code else 0
+
+
+@pytest.mark.parametrize("writes", [0, 2])
+def test_a_read_only_disk_that_nobody_writes_to_hurts_nobody(writes: int, monkeypatch) -> None:
+    """Seed 826735881: an excluded worker wrote nothing three times, and the run was void."""
+    monkeypatch.setattr(faults_disk, "_STRIKES_S", 0.1)
+    shim = IdleShim(writes)
+    server = SimpleNamespace(alive=True, process=None)
+    place = SimpleNamespace(
+        workers={"w1": server}, shims={"w1": shim}, server=lambda _: server, start=lambda _: None
+    )
+    fault = faults_disk.WorkerReadOnly()
+    if writes:
+        assert fault.hurt(place, Random(1)) == {"node": "w1"}
+    else:
+        with pytest.raises(Missed, match="w1 wrote nothing"):
+            fault.hurt(place, Random(1))
+    fault.heal(place)
+    assert shim.code == 0
+    assert bool(fault.proof(place)) == bool(writes)

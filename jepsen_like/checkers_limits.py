@@ -1,5 +1,5 @@
-"""What must stay within bounds: T5 (attempts at once), T13 (waiting), C14 (followers behind), T15 (log and snapshots),
-S6 (one message)."""
+"""What must stay within bounds: T5 (attempts at once), T13 (waiting), C14 (followers behind, leaders without
+followers), T14 (times), T15 (log and snapshots), S6 (one message)."""
 
 from __future__ import annotations
 

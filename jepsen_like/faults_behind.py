@@ -16,7 +16,7 @@ from jepsen_like import flood
 from jepsen_like.fault import Missed, follower_of, leader_of
 from jepsen_like.faults_disk import DiskFault
 from jepsen_like.faults_state import await_together
-from jepsen_like.place import Place, empty
+from jepsen_like.place import Place
 from mr.errors import Error
 
 _ENTRIES = 60
@@ -138,7 +138,6 @@ class EarlyReplacement(_Behind):
         """See _Behind."""
         folder = place.server(id).data_dir
         self.taken = {"file": str(folder), "files": sum(path.is_file() for path in folder.rglob("*"))}
-        empty(folder)
         place.replace(id)
 
 

@@ -51,18 +51,19 @@ class KillLeader(Kill):
 
     name = "kill-leader"
     weight = 3.0
-    cites = ("FC1", "FT8", "FT9", "FT10", "FT15")
+    cites: ClassVar[tuple[str, ...]] = ("FC1", "FT8", "FT9", "FT10", "FT15")
 
     def victims(self, place: Place, rng: Random) -> list[str]:
         """See Kill."""
         return [leader_of(place, rng)]
 
 
-class SlowSuccession(Kill):
+class SlowSuccession(KillLeader):
     """The leader dies while the disks of the others are slow: whoever follows it does not know for half a second which
     entries are committed, and may not answer what it does not know (FC1, FC16, C11)."""
 
     name = "slow-succession"
+    weight = 1.0
     hurt_s = (2.0, 5.0)
     needs: ClassVar[tuple[str, ...]] = ("shim",)
     masters = 3
@@ -75,10 +76,6 @@ class SlowSuccession(Kill):
         for id in self._others(place):
             place.shims[id].delay_syncs(self._FSYNC_S)
         return done | {"fsync_s": self._FSYNC_S}
-
-    def victims(self, place: Place, rng: Random) -> list[str]:
-        """See Kill."""
-        return [leader_of(place, rng)]
 
     def heal(self, place: Place) -> None:
         """See Fault."""

@@ -52,7 +52,7 @@ ODD: dict[str, tuple[bytes, list[str]]] = {
     "0005.txt": (b"long" * 200_000 + b"\nand short\n", ["long" * 200_000, "and short"]),
 }
 LATE_S = (4, 12)  # a job's deadline
-LATE_LINES = 20  # of a job that is late: two minutes' worth
+LATE_LINES = 20  # of a job that is late
 WIDE_FILES = 40
 PAUSE_S = 1.5
 LAST_S = 12.0  # nothing new is begun so long before the end

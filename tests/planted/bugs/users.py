@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.planted.bug import QUIET, Bug, work
-
-SCENES = {**QUIET, "works": (work("tiny", 0, files=1, reduces=1),)}
+from tests.planted.bug import Bug
+from tests.planted.bugs.edges import SCENES
 
 
 def joined_runs_at_the_end() -> None:

@@ -66,7 +66,9 @@ class Masters:
         )
 
     async def all(self) -> pb.MasterList:
-        """Every configured master; one that does not answer in a second is down."""
+        """Every configured master; one that does not answer in a second is down. One that has just come back may be
+        called so for two seconds more: gRPC waits that long before it connects again.
+        """
         own = self.own()
         rows = [own, *await asyncio.gather(*(self._ask(peer) for peer in self._config.others))]
         rows.sort(key=lambda row: row.id)
